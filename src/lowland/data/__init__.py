@@ -1,0 +1,17 @@
+"""Data sets in memory, and reproducible batches of them."""
+
+from lowland.data.augment import POLICIES, augment
+from lowland.data.batches import batch_count, batches
+from lowland.data.images import ImageData, Split
+from lowland.data.load import DATASETS, load
+
+__all__ = [
+    "DATASETS",
+    "POLICIES",
+    "ImageData",
+    "Split",
+    "augment",
+    "batch_count",
+    "batches",
+    "load",
+]

@@ -1,0 +1,75 @@
+"""Decoding many small images of one size."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lowland.core.errors import InputError
+
+_FORMATS = ("JPEG", "PNG", "WEBP", "BMP")  # common ones; none that runs another program
+_GREY = {"1", "L", "LA"}
+_COLOUR = {"RGB", "RGBA", "P", "PA", "CMYK", "YCbCr"}
+_CHUNK = 512
+
+
+def decode(path: Path, encoded: Sequence[bytes | None]) -> NDArray[np.uint8]:
+    """Pixels (n, c, h, w): c is 1 if every image is grey, else 3 (RGB; transparency dropped).
+
+    Args:
+        path: the file that they come from, for messages.
+        encoded: one encoded image per row, all of one size, 8 bits per channel.
+
+    Raises:
+        InputError: no row, or a row that cannot be decoded or differs in size; it is named.
+    """
+    if not encoded:
+        raise InputError(f"{path} has no rows: nothing to load")
+    height, width, _ = _decode_row(path, 0, encoded[0], None)[0].shape
+    pixels = np.empty((len(encoded), 3, height, width), np.uint8)
+
+    def fill(start: int) -> bool:
+        """Decode a chunk of rows; tell whether all of them are grey."""
+        grey = True
+        for row in range(start, min(start + _CHUNK, len(encoded))):
+            image, is_grey = _decode_row(path, row, encoded[row], (width, height))
+            pixels[row] = image.transpose(2, 0, 1)
+            grey &= is_grey
+        return grey
+
+    # Decoding releases the interpreter's lock, so threads are enough.
+    with ThreadPoolExecutor() as pool:
+        all_grey = all(list(pool.map(fill, range(0, len(encoded), _CHUNK))))
+    return pixels[:, :1].copy() if all_grey else pixels
+
+
+def _decode_row(
+    path: Path, row: int, encoded: bytes | None, size: tuple[int, int] | None
+) -> tuple[NDArray[np.uint8], bool]:
+    """One image as (h, w, 3), and whether it is grey."""
+    from PIL import Image
+
+    if encoded is None:
+        raise InputError(f"{path}: row {row} holds no image bytes: store them in the file")
+    try:
+        with Image.open(io.BytesIO(encoded), formats=_FORMATS) as image:
+            if size is not None and image.size != size:
+                raise InputError(
+                    f"{path}: row {row} is {image.size[0]}x{image.size[1]} pixels, row 0 is "
+                    f"{size[0]}x{size[1]}: resize all images to one size"
+                )
+            if image.mode not in _GREY | _COLOUR:
+                raise InputError(f"{path}: row {row} has mode {image.mode}: store 8 bits a channel")
+            return np.asarray(image.convert("RGB")), image.mode in _GREY
+    except (InputError, MemoryError):
+        raise
+    except Exception as error:  # Pillow's decoders raise many kinds on damaged bytes
+        reason = str(error).partition("\n")[0]
+        raise InputError(
+            f"{path}: row {row} cannot be decoded ({reason}): use {', '.join(_FORMATS)}"
+        ) from None

@@ -1,0 +1,124 @@
+"""Encoded images in a Parquet file."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lowland.core.errors import InputError
+from lowland.data.decode import decode
+from lowland.data.files import read_source
+from lowland.data.images import ImageData, Split, assemble
+from lowland.data.split import hold_out
+
+_SPLITS = {
+    "train": "train",
+    "test": "test",
+    "validation": "validation",
+    "valid": "validation",
+    "val": "validation",
+}
+
+
+def read_parquet(name: str, seed: int) -> ImageData:
+    """Images and labels of ``parquet:PATH``.
+
+    Columns: ``image``, encoded bytes or a struct with a field ``bytes``; ``label``, integers
+    0, 1, ... without gaps; optionally ``split``, one of train, test, validation (also valid,
+    val). A file that marks validation rows but no test rows is tested on its validation rows.
+    Whatever is missing then is held out of train within each class: 20% for test, 10% of the
+    rest for validation. Images stay grey if all are, else all become RGB; only RGB images are
+    mirrored by the augmentation, since grey ones may be digits or letters.
+
+    Raises:
+        InputError: the file, or a row of it, is not that.
+    """
+    location = name.partition(":")[2]
+    if not location:
+        raise InputError("data set 'parquet:' lacks its path: parquet:PATH")
+    path = Path(location).expanduser()
+    content, digest = read_source(path, "name a Parquet file: parquet:PATH")
+    table = _read_table(path, content)
+    labels = _labels(path, table.column("label"))
+    splits, rule = _rows(path, table, labels, seed)
+    pixels = torch.from_numpy(decode(path, _encoded(path, table.column("image"))))
+    whole = Split(pixels, labels, torch.arange(len(labels)))
+    return assemble(
+        name,
+        **{key: whole.select(rows) for key, rows in splits.items()},
+        augmentation="shift-flip" if pixels.shape[1] == 3 else "shift",
+        source={"sha256": {path.name: digest}, "rule": rule, "split_seed": seed},
+    )
+
+
+def _read_table(path: Path, content: bytes) -> Any:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        file = pq.ParquetFile(io.BytesIO(content))
+        names = file.schema_arrow.names
+        for needed in ("image", "label"):
+            if needed not in names:
+                raise InputError(
+                    f"{path} has no column {needed!r} (it has {', '.join(names)}): rename one"
+                )
+        return file.read(columns=[n for n in ("image", "label", "split") if n in names])
+    except (pa.ArrowException, OSError) as error:
+        reason = str(error).partition("\n")[0]
+        raise InputError(f"{path} is not a whole Parquet file ({reason}): fetch it again") from None
+
+
+def _labels(path: Path, column: Any) -> Tensor:
+    import pyarrow as pa
+
+    if not pa.types.is_integer(column.type) or pa.types.is_uint64(column.type):
+        raise InputError(f"{path}: column 'label' holds {column.type}: use int64 or smaller")
+    if column.null_count:
+        raise InputError(f"{path}: column 'label' has {column.null_count} empty rows: fill them")
+    return torch.tensor(column.to_pylist(), dtype=torch.int64)
+
+
+def _encoded(path: Path, column: Any) -> list[bytes | None]:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if pa.types.is_struct(column.type) and column.type.get_field_index("bytes") >= 0:
+        column = pc.struct_field(column, "bytes")
+    if not (pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type)):
+        raise InputError(
+            f"{path}: column 'image' holds {column.type}: use encoded bytes (JPEG, PNG, ...)"
+        )
+    encoded: list[bytes | None] = column.to_pylist()
+    return encoded
+
+
+def _rows(path: Path, table: Any, labels: Tensor, seed: int) -> tuple[dict[str, Tensor], str]:
+    """Rows of train, validation and test, and how they were found."""
+    n = len(labels)
+    marked = table.column("split").to_pylist() if "split" in table.column_names else ["train"] * n
+    if strange := [row for row, mark in enumerate(marked) if mark not in _SPLITS]:
+        raise InputError(
+            f"{path}: row {strange[0]} has split {marked[strange[0]]!r}: "
+            f"use {', '.join(_SPLITS)}, or drop the column"
+        )
+    names = [_SPLITS[mark] for mark in marked]
+    rows = {
+        key: torch.tensor([row for row, mark in enumerate(names) if mark == key], dtype=torch.int64)
+        for key in ("train", "validation", "test")
+    }
+    rule = "from the column 'split'" if len(set(names)) > 1 else "all rows are train"
+    if not len(rows["test"]) and len(rows["validation"]):
+        rows["test"], rows["validation"] = rows["validation"], rows["test"]
+        rule += "; its validation rows are test"
+    for key, share in (("test", 0.2), ("validation", 0.1)):
+        if not len(rows[key]):
+            train = rows["train"]
+            kept, held = hold_out(labels[train], share, seed=seed, name=str(path))
+            rows["train"], rows[key] = train[kept], train[held]
+            rule += f"; stratified: {share:.0%} of train {key}"
+    return rows, rule

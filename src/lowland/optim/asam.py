@@ -1,0 +1,69 @@
+"""ASAM: adaptive sharpness-aware minimization."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable
+from typing import Any
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from lowland.core.errors import InputError
+from lowland.optim.perturbation import Elementwise, Perturbation
+from lowland.optim.sharpness_aware import SharpnessAware
+
+
+class ASAM(SharpnessAware):
+    """Kwon et al. 2021 (arXiv 2102.11600): a ball that scales with the weights.
+
+        ε = ρ·T²g / ‖T·g‖,   T = diag(|w| + η) on tensors named "...weight...", T = 1 on the rest
+
+    so that ‖T⁻¹ε‖ = ρ. With η = 0 and no biases, rescaling the layers of a ReLU network leaves the
+    perturbed function as it is. T is taken from the unperturbed weights.
+
+    Args:
+        rho: 0.5 for CIFAR-10, 1.0 for CIFAR-100 in the paper.
+        eta: η, which keeps weights near zero movable.
+        scale_bias: scale all tensors by T. Otherwise names tell weights from biases: pass
+            ``model=`` or ``model.named_parameters()``. Without names all are scaled, with a
+            warning. The scale of a normalization layer is named "weight" too.
+        **options: everything that `SharpnessAware` takes, and the base optimizer's arguments.
+
+    Cost: 2 passes; one copy of the parameters, and two more while ε is built.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        base: type[Optimizer] | Optimizer | None = None,
+        *,
+        rho: float = 0.5,
+        eta: float = 0.01,
+        scale_bias: bool = False,
+        model: nn.Module | None = None,
+        **options: Any,
+    ) -> None:
+        if not eta >= 0:
+            raise InputError(f"eta is {eta}: give a number that is not negative")
+        params = list(params)
+        unscaled = () if scale_bias else _biases(params, model)
+        metric = Elementwise(eta=eta, unscaled=unscaled)
+        super().__init__(
+            params, base, rho=rho, model=model, perturbation=Perturbation(metric=metric), **options
+        )
+
+
+def _biases(params: list[Any], model: nn.Module | None) -> tuple[Tensor, ...]:
+    """The parameters without "weight" in their name."""
+    named = dict(item for item in params if isinstance(item, tuple))
+    if model is not None:
+        named = dict(model.named_parameters())
+    if not named:
+        warnings.warn(
+            "ASAM leaves biases unscaled but has no names to tell them by, so it scales all "
+            "tensors: pass model=, or model.named_parameters(), or scale_bias=True",
+            RuntimeWarning,
+            stacklevel=4,
+        )
+    return tuple(p for name, p in named.items() if "weight" not in name)

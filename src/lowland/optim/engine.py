@@ -1,0 +1,311 @@
+"""The engine: one driver of plans, behind every way of calling the optimizer.
+
+All that changes while training lives either in the parameter groups and per-parameter state, which
+checkpoints carry, or in this one object, which is made once: wrappers that copy or hide the
+optimizer's attributes still share it.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from lowland.core.errors import InputError
+from lowland.core.perturbation import mark_non_finite
+from lowland.optim.displacement import Displacement, Move
+from lowland.optim.evaluators import BatchEvaluator, ClosureEvaluator, ForeignGradients
+from lowland.optim.gradient import Gradient, Group, Part, clear, collect, put
+from lowland.optim.perturbation import Everything, Perturbation, State
+from lowland.optim.plan import Evaluate, Evaluation, LossTerm, Plan, Program, Update, plain_step
+from lowland.optim.rng import GlobalRandomState
+from lowland.optim.statistics import RunningStatistics
+from lowland.optim.step import Step, StepRecord
+
+OWN = "sam_"
+"""Prefix of everything of ours in the parameter groups and in the per-parameter state."""
+
+Evaluator = ClosureEvaluator | BatchEvaluator
+
+
+@dataclass
+class Engine:
+    """Settings and moving parts of one optimizer; see `SharpnessAware` for what they mean."""
+
+    base: Optimizer
+    perturbation: Perturbation
+    plan: Plan
+    loss_terms: tuple[LossTerm, ...]
+    model: nn.Module | None
+    statistics: RunningStatistics
+    on_device: bool
+    replay_rng: bool
+    schedule: Callable[[int], float] | None
+
+    def __post_init__(self) -> None:
+        self.displacement = Displacement()
+        self.random = GlobalRandomState()
+        self.foreign = ForeignGradients()
+        self.last: StepRecord | None = None
+        self.owns_state = False
+        self._standing: Gradient | None = None
+        self._chosen: tuple[int, dict[Tensor, None]] | None = None
+        self._warned: set[str] = set()
+
+    # What the settings say
+
+    @property
+    def groups(self) -> list[Group]:
+        return self.base.param_groups
+
+    @property
+    def state(self) -> State:
+        return self.base.state
+
+    @property
+    def device(self) -> torch.device:
+        device: torch.device = self.groups[0]["params"][0].device
+        return device
+
+    @property
+    def keeps_gradient(self) -> bool:
+        return self.plan.keeps_gradient or self.perturbation.transform is not None
+
+    @property
+    def relative_guard(self) -> float:
+        transform = self.perturbation.transform
+        return 0.0 if transform is None else transform.relative_guard
+
+    def factor(self) -> float:
+        """What the schedule makes of ρ in this step."""
+        if self.schedule is None:
+            return 1.0
+        factor = float(self.schedule(self.groups[0]["sam_step"]))
+        if not (math.isfinite(factor) and factor >= 0):
+            raise InputError(f"the ρ schedule gave {factor}: it must be finite and not negative")
+        return factor
+
+    def acts(self) -> bool:
+        """Whether the method acts in this step at all: within start, end and every, ρ not 0."""
+        hyper = self.groups[0]
+        since = hyper["sam_step"] - hyper["start"]
+        ended = hyper["end"] is not None and hyper["sam_step"] >= hyper["end"]
+        if since < 0 or ended or since % hyper["every"]:
+            return False
+        return self.factor() > 0 and any(group["rho"] > 0 for group in self.groups)
+
+    def perturbs(self) -> bool:
+        """Whether the coming step has a pass at w+ε."""
+        hyper = self.groups[0]
+        return self.acts() and self.plan.perturbs(hyper["sam_step"] - hyper["start"], hyper)
+
+    def ahead(self, part: Part) -> tuple[list[Tensor], list[Tensor]]:
+        """(M·d, M^½·d) of one group."""
+        transform = self.perturbation.transform
+        if transform is not None:
+            part = Part(part.group, part.params, transform.direction(part, self.state))
+        return self.perturbation.metric(part)
+
+    def select(self, gradient: Gradient, found: Tensor | None) -> Gradient:
+        """The tensors that move; the finiteness of the others goes into `found`."""
+        selection = self.perturbation.selection
+        if isinstance(selection, Everything):
+            return gradient
+        chosen = self._selected()
+        if found is not None:
+            mark_non_finite(gradient.where(lambda p: p not in chosen).tensors, found)
+        return gradient.where(lambda p: p in chosen)
+
+    def _selected(self) -> dict[Tensor, None]:
+        params = [p for group in self.groups for p in group["params"]]
+        if self._chosen is None or self._chosen[0] != len(params):
+            chosen = dict.fromkeys(self.perturbation.selection(self.model, params))
+            if not chosen:
+                raise InputError(
+                    "the selection leaves nothing to perturb: none of the selected parameters of "
+                    "the model is in the optimizer"
+                )
+            self._chosen = (len(params), chosen)
+        return self._chosen[1]
+
+    def check_settings(self) -> None:
+        """Selections, radii and intervals, said to be wrong before training starts."""
+        for group in self.groups:
+            check_group(group)
+        if not isinstance(self.perturbation.selection, Everything):
+            self._selected()
+
+    # The step
+
+    def begin(self, examples: int | None = None) -> Step:
+        """A new step at the present weights."""
+        for group in self.groups:
+            check_group(group)
+        return Step(self, self.factor(), examples)
+
+    def program(self, step: Step) -> Program:
+        """The plan of this step; the plain one where the method does not act."""
+        return self.plan(step) if self.acts() else plain_step(step)
+
+    @torch.no_grad()
+    def run(self, evaluator: Evaluator) -> Any:
+        """A whole step by evaluating; returns the loss at w."""
+        step = self.begin(evaluator.examples)
+        closure = isinstance(evaluator, ClosureEvaluator)
+        if closure:
+            self.foreign.before(self.groups)
+        returned: list[Any] = []
+        program = self.program(step)
+        try:
+            request = next(program)
+            while isinstance(request, Evaluate) and not step.bad:
+                request = program.send(self._evaluate(request, evaluator, step, returned))
+        finally:
+            program.close()
+        self.finish(step, request)
+        if closure:
+            return returned[0]
+        return step.loss.value
+
+    def _evaluate(
+        self, request: Evaluate, evaluator: Evaluator, step: Step, returned: list[Any]
+    ) -> Evaluation:
+        away = request.at is not None
+        clear(self.groups)
+        if not returned:
+            self.foreign.plant()
+        try:
+            if request.at is not None:
+                self.depart(request.at)
+            if self.replay_rng:
+                self.random.replay() if away else self.random.record(self.device)
+            with torch.enable_grad():
+                loss, examples = evaluator(request.part)
+            if isinstance(loss, Tensor):
+                loss = loss.detach()  # lets go of the graph before the second pass builds its own
+            if not returned:
+                self.foreign.after()
+        except BaseException:
+            clear(self.groups)
+            raise
+        finally:
+            try:
+                self.come_back()
+            except BaseException:  # a second Ctrl-C, while coming back: finish that first
+                self.come_back()
+                raise
+        returned.append(loss)
+        (step.perturbed_loss if away else step.loss).add(loss, examples)
+        return Evaluation(self.standing("the closure or loss function"), loss, examples)
+
+    def standing(self, whose: str) -> Gradient:
+        """The gradients in ``.grad``, which there must be."""
+        gradient = collect(self.groups)
+        if not gradient.parts:
+            raise RuntimeError(f"{whose} made no gradients: call backward() on the loss")
+        self._standing = gradient
+        return gradient
+
+    def depart(self, move: Move) -> None:
+        """To w+ε. The directions are let go, so that their memory serves the second pass."""
+        self._standing = None
+        self.statistics.begin()
+        self.displacement.go(move)
+        move.clear()
+
+    def come_back(self) -> None:
+        """To w, with running statistics and random state as they were. Idempotent."""
+        self.displacement.come_back()
+        self.statistics.end()
+        self.random.resume()
+
+    def finish(self, step: Step, request: Evaluate | Update) -> None:
+        """Descend along u, or skip the step if anything was not finite."""
+        if step.bad or not isinstance(request, Update):
+            return self._skip(step)
+        u = request.gradient
+        if u is not self._standing:
+            put(u, self.groups)
+        self._standing = None
+        if step.known_bad(u, host=not self.on_device):
+            return self._skip(step)
+        self._base_step(step)
+        step.commit()
+        self._count(skipped=step.found if self.on_device else 0)
+        skipped = step.found > 0 if self.on_device else False
+        self.last = step.record(skipped, self.groups[0]["sam_skipped"])
+        self.foreign.leave(self.groups)
+
+    def _skip(self, step: Step) -> None:
+        self._standing = None
+        self._count(skipped=1)
+        total = self.groups[0]["sam_skipped"]
+        self.last = step.record(True, total)
+        self.foreign.leave(self.groups)
+        self.warn_once(
+            "a gradient was not finite: weights and state are as before, the step was skipped "
+            "(opt.last.skipped_total counts such steps; this is said once)"
+        )
+
+    def _count(self, skipped: int | Tensor) -> None:
+        for group in self.groups:
+            group["sam_step"] += 1
+            group["sam_skipped"] = group["sam_skipped"] + skipped
+
+    def _base_step(self, step: Step) -> None:
+        # Optimizers like Adam fill state[p] the first time they find it empty, so what is ours
+        # steps aside where the base has nothing yet.
+        aside = []
+        for slot in self.state.values() if self.owns_state else ():
+            if slot and all(str(key).startswith(OWN) for key in slot):
+                aside.append((slot, dict(slot)))
+                slot.clear()
+        if self.on_device:
+            self.base.found_inf, self.base.grad_scale = step.found, None  # type: ignore[attr-defined]
+        try:
+            self.base.step()
+        finally:
+            for slot, own in aside:
+                slot.update(own)
+            if self.on_device:
+                del self.base.found_inf, self.base.grad_scale  # type: ignore[attr-defined]
+
+    def warn_once(self, message: str) -> None:
+        """A RuntimeWarning, the first time only."""
+        if message not in self._warned:
+            self._warned.add(message)
+            warnings.warn(message, RuntimeWarning, stacklevel=5)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies and pickles take the settings; what belongs to a moment starts anew."""
+        if self.displacement.displaced:
+            raise RuntimeError("the weights are at w+ε: finish the step before copying it")
+        return {
+            **self.__dict__,
+            "random": GlobalRandomState(),
+            "foreign": ForeignGradients(),
+            "_standing": None,
+            "_chosen": None,
+        }
+
+
+def check_group(group: Group) -> None:
+    """Say what is wrong with the hyperparameters of a parameter group.
+
+    Raises:
+        InputError: ρ is negative or not finite; start, end or every make no sense.
+    """
+    rho = group["rho"]
+    if isinstance(rho, bool) or not isinstance(rho, int | float) or not 0 <= rho < math.inf:
+        raise InputError(f"rho is {rho!r}: give a finite number that is not negative")
+    start, end, every = group["start"], group["end"], group["every"]
+    if start < 0 or (end is not None and end < start):
+        raise InputError(f"start is {start} and end {end}: give steps with 0 <= start <= end")
+    if every < 1:
+        raise InputError(f"every is {every}: give 1 to perturb in every step, k for every k-th")

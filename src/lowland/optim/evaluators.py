@@ -1,0 +1,181 @@
+"""Where gradients come from: a closure, or a loss function with a batch that can be split."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lowland.core.errors import InputError
+from lowland.optim.gradient import Group
+from lowland.optim.plan import LossTerm
+
+Closure = Callable[[], Any]
+LossFn = Callable[..., Tensor]
+Backward = Callable[[Tensor], Any]
+
+FOUND_GRADIENTS = (
+    "step(closure) found gradients that the closure did not make. The closure has to do it all; "
+    "two lines change: put optimizer.zero_grad() first in the closure, and drop the backward() "
+    "that comes before step(closure)"
+)
+
+
+class ClosureEvaluator:
+    """torch's closure: zero_grad, forward, backward, return the loss."""
+
+    examples: int | None = None
+
+    def __init__(self, closure: Closure) -> None:
+        self._closure = closure
+
+    def __call__(self, part: slice | Tensor | None) -> tuple[Any, int]:
+        """Run it; returns (loss, weight)."""
+        loss = self._closure()
+        if loss is None:
+            raise RuntimeError("the closure returned None: end it with `return loss`")
+        return loss, 1
+
+
+class BatchEvaluator:
+    """``loss_fn`` on the batch or on a part of it, with every loss term applied."""
+
+    def __init__(
+        self,
+        loss_fn: LossFn,
+        batch: Any,
+        backward: Backward | None,
+        terms: Sequence[LossTerm],
+        groups: Sequence[Group],
+    ) -> None:
+        self._loss_fn, self._batch, self._backward = loss_fn, batch, backward
+        self._terms, self._groups = terms, groups
+        self.examples = _examples(batch)
+
+    def __call__(self, part: slice | Tensor | None) -> tuple[Any, int]:
+        """Run it; returns (mean loss, number of examples)."""
+        batch = self._batch if part is None else _take(self._batch, part, self.examples)
+        n = _examples(batch)
+        losses = _call(self._loss_fn, batch)
+        if not isinstance(losses, Tensor) or losses.ndim > 1 or losses.numel() not in (1, n):
+            shape = tuple(losses.shape) if isinstance(losses, Tensor) else type(losses).__name__
+            raise RuntimeError(
+                f"loss_fn returned {shape} for {n} examples: return one loss per example, "
+                f"shape ({n},), or their mean"
+            )
+        if self._terms:
+            params = [p for group in self._groups for p in group["params"] if p.requires_grad]
+            for term in self._terms:
+                losses = term(losses, batch, params)
+        loss = losses.mean()
+        if self._backward is None:
+            loss.backward()  # type: ignore[no-untyped-call]
+        else:
+            self._backward(loss)
+        return loss, n
+
+
+def _call(loss_fn: LossFn, batch: Any) -> Any:
+    if isinstance(batch, dict):
+        return loss_fn(**batch)
+    if isinstance(batch, tuple | list):
+        return loss_fn(*batch)
+    return loss_fn(batch)
+
+
+def _leaves(batch: Any) -> list[Tensor]:
+    if isinstance(batch, Tensor):
+        return [batch]
+    if isinstance(batch, dict):
+        return [leaf for value in batch.values() for leaf in _leaves(value)]
+    if isinstance(batch, tuple | list):
+        return [leaf for value in batch for leaf in _leaves(value)]
+    return []
+
+
+def _examples(batch: Any) -> int:
+    sizes = {leaf.shape[0] for leaf in _leaves(batch) if leaf.ndim}
+    if len(sizes) != 1 or 0 in sizes:
+        raise InputError(
+            f"batch has tensors of first dimension {sorted(sizes)}: give tensors of one common, "
+            "positive number of examples"
+        )
+    return int(sizes.pop())
+
+
+def _take(batch: Any, part: slice | Tensor, examples: int) -> Any:
+    if isinstance(batch, Tensor):
+        return batch[part] if batch.ndim and batch.shape[0] == examples else batch
+    if isinstance(batch, dict):
+        return {key: _take(value, part, examples) for key, value in batch.items()}
+    if isinstance(batch, tuple | list):
+        return [_take(value, part, examples) for value in batch]
+    return batch
+
+
+class ForeignGradients:
+    """Tells gradients that the engine left behind from those that somebody else made.
+
+    A closure that does not start from zero would add its gradient to what stands there. What the
+    engine left is simply cleared. If it is somebody else's, zeros are planted on one parameter:
+    a closure that clears replaces them, one that does not accumulates into them and is told so.
+    """
+
+    def __init__(self) -> None:
+        self._left: tuple[weakref.ref[Tensor], int] | None = None
+        self._planted: tuple[Tensor, Tensor] | None = None
+
+    def leave(self, groups: Sequence[Group]) -> None:
+        """Remember what stands in ``.grad`` after a step."""
+        probe = _probe(groups)
+        self._left = None if probe is None else (weakref.ref(probe[1]), probe[1]._version)
+
+    def before(self, groups: Sequence[Group]) -> None:
+        """Call before the first evaluation of a closure."""
+        self._planted = None
+        probe = _probe(groups)
+        if probe is None:
+            return
+        param, grad = probe
+        left = self._left
+        ours = left is not None and grad is left[0]() and grad._version == left[1]
+        if ours or not any(bool(p.grad.any()) for g in groups for p in g["params"] if _has(p)):
+            return
+        self._planted = (param, torch.zeros_like(param))
+
+    def plant(self) -> None:
+        """Call once ``.grad`` is cleared."""
+        if self._planted:
+            param, zeros = self._planted
+            param.grad = zeros
+
+    def after(self) -> None:
+        """Call after the first evaluation.
+
+        Raises:
+            RuntimeError: the closure added its gradient to what it found.
+        """
+        if self._planted is None:
+            return
+        (param, zeros), self._planted = self._planted, None
+        if param.grad is not zeros:
+            return
+        if zeros._version == 0:
+            param.grad = None
+        elif zeros._version == 1:
+            raise RuntimeError(FOUND_GRADIENTS)
+
+
+def _has(p: Tensor) -> bool:
+    return p.grad is not None
+
+
+def _probe(groups: Sequence[Group]) -> tuple[Tensor, Tensor] | None:
+    for group in groups:
+        for p in group["params"]:
+            if p.grad is not None:
+                return p, p.grad
+    return None

@@ -1,0 +1,151 @@
+"""Gradients as the engine hands them around: lists of tensors beside their parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Group = dict[str, Any]
+
+
+@dataclass
+class Part:
+    """The share of one parameter group: its parameters that have a gradient, and the gradients."""
+
+    group: Group
+    params: list[Tensor]
+    tensors: list[Tensor]
+
+
+@dataclass
+class Gradient:
+    """A gradient (or a direction) over all groups, group by group.
+
+    Parameters without a gradient are absent: they add nothing to a norm and are not moved.
+    """
+
+    parts: list[Part]
+
+    def __iter__(self) -> Iterator[Part]:
+        return iter(self.parts)
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """All tensors, in order."""
+        return [t for part in self.parts for t in part.tensors]
+
+    @property
+    def params(self) -> list[Tensor]:
+        """All parameters, in the same order."""
+        return [p for part in self.parts for p in part.params]
+
+    def like(self, tensors: Sequence[Tensor]) -> Gradient:
+        """The same parameters with other tensors."""
+        rest = iter(tensors)
+        return Gradient(
+            [Part(part.group, part.params, [next(rest) for _ in part.params]) for part in self]
+        )
+
+    def where(self, wanted: Callable[[Tensor], bool]) -> Gradient:
+        """Only the parameters for which `wanted` holds."""
+        parts = []
+        for part in self:
+            both = zip(part.params, part.tensors, strict=True)
+            kept = [(p, t) for p, t in both if wanted(p)]
+            if kept:
+                parts.append(Part(part.group, [p for p, _ in kept], [t for _, t in kept]))
+        return Gradient(parts)
+
+    def by_param(self) -> dict[Tensor, Tensor]:
+        """parameter → tensor."""
+        return dict(zip(self.params, self.tensors, strict=True))
+
+
+def collect(groups: Sequence[Group]) -> Gradient:
+    """The gradients that stand in ``.grad`` now."""
+    parts = []
+    for group in groups:
+        params: list[Tensor] = group["params"]
+        tensors = [p.grad for p in params]
+        held = [t for t in tensors if t is not None]
+        if len(held) < len(tensors):
+            params = [p for p, t in zip(params, tensors, strict=True) if t is not None]
+        if held:
+            parts.append(Part(group, params, held))
+    return Gradient(parts)
+
+
+def clear(groups: Sequence[Group]) -> None:
+    """Set every ``.grad`` to None."""
+    for group in groups:
+        for p in group["params"]:
+            p.grad = None
+
+
+def put(gradient: Gradient, groups: Sequence[Group]) -> None:
+    """Make `gradient` what stands in ``.grad``, and nothing else."""
+    held = gradient.by_param()
+    for group in groups:
+        for p in group["params"]:
+            p.grad = held.get(p)
+
+
+class WeightedMean:
+    """The example-weighted mean Σ n_i·g_i / Σ n_i of gradients that arrive one by one.
+
+    One gradient alone is kept as it is, without a copy and without arithmetic, so that methods
+    over a single part agree bit for bit with those that never split. A parameter absent from some
+    of the gradients counts as zero there.
+    """
+
+    def __init__(self) -> None:
+        self._first: Gradient | None = None
+        self._sums: dict[Tensor, Tensor] = {}
+        self._groups: list[Group] = []
+        self.weight = 0.0
+        self._owned = False
+
+    def add(self, gradient: Gradient, weight: float) -> None:
+        """Take in g_i with weight n_i."""
+        if self.weight == 0.0:
+            self._first, self.weight = gradient, weight
+            return
+        if not self._owned:
+            self._start()
+        for part in gradient:
+            self._add_part(part, weight)
+        self.weight += weight
+
+    def _start(self) -> None:
+        assert self._first is not None
+        self._groups = [part.group for part in self._first]
+        for part in self._first:
+            scaled = torch._foreach_mul(part.tensors, self.weight)
+            self._sums.update(zip(part.params, scaled, strict=True))
+        self._first, self._owned = None, True
+
+    def _add_part(self, part: Part, weight: float) -> None:
+        if not any(part.group is group for group in self._groups):
+            self._groups.append(part.group)
+        known = [(p, t) for p, t in zip(part.params, part.tensors, strict=True) if p in self._sums]
+        if known:
+            sums = [self._sums[p] for p, _ in known]
+            torch._foreach_add_(sums, [t for _, t in known], alpha=weight)
+        for p, t in zip(part.params, part.tensors, strict=True):
+            if p not in self._sums:
+                self._sums[p] = t * weight
+
+    def value(self) -> Gradient:
+        """The mean so far."""
+        if self._first is not None:
+            return self._first
+        parts = []
+        for group in self._groups:
+            params = [p for p in group["params"] if p in self._sums]
+            tensors = torch._foreach_div([self._sums[p] for p in params], self.weight)
+            parts.append(Part(group, params, list(tensors)))
+        return Gradient(parts)

@@ -1,0 +1,115 @@
+"""LookSAM: SAM's direction, computed every k steps and reused in between."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from lowland.core.errors import InputError
+from lowland.core.perturbation import global_norm, inner_product, wide_dtype
+from lowland.optim.gradient import Gradient
+from lowland.optim.plan import Evaluate, Program, Update
+from lowland.optim.sharpness_aware import SharpnessAware
+from lowland.optim.step import Step
+
+RELATIVE_GUARD = 1e-5
+"""Below this share of ‖g‖, g_v is rounding noise, and normalizing it would make it a direction."""
+
+
+@dataclass(frozen=True)
+class LookAhead:
+    """A step of two passes every k, and steps of one pass that reuse its sharpness part."""
+
+    k: int = 5
+    alpha: float = 0.7
+    keeps_gradient: bool = True
+    splits: ClassVar[bool] = False
+    defaults: ClassVar[tuple[str, ...]] = ("k", "alpha")
+
+    def perturbs(self, count: int, hyper: dict[str, Any]) -> bool:
+        return bool(count % hyper["k"] == 0)
+
+    def __call__(self, step: Step) -> Program:
+        if self.perturbs(step.count - step.hyper["start"], step.hyper):
+            second = yield Evaluate(at=step.perturb((yield Evaluate())))
+            step.stage("sam_gv", sharpness_part(step.gradient(), second.gradient))
+            yield Update(second.gradient)
+        else:
+            first = yield Evaluate()
+            yield Update(reused(first.gradient, step))
+
+
+def sharpness_part(g: Gradient, g_perturbed: Gradient) -> Gradient:
+    """g_v = g̃ − (⟨g, g̃⟩/⟨g, g⟩)·g, the part of g̃ orthogonal to g over all parameters together.
+
+    Zero where nothing but rounding is left of it. Kept in float32 for half-precision gradients.
+    Parameters that have only one of the two gradients are left out.
+    """
+    at_w = g.by_param()
+    both = g_perturbed.where(lambda p: p in at_w)
+    before = [at_w[p].to(wide_dtype(p.dtype)) for p in both.params]
+    after = [t.to(wide_dtype(t.dtype)) for t in both.tensors]
+    square = inner_product(before, before)
+    share = inner_product(before, after) / square.clamp_min(torch.finfo(square.dtype).tiny)
+    part = torch._foreach_sub(after, torch._foreach_mul(before, share))
+    keep = (global_norm(part) >= RELATIVE_GUARD * square.sqrt()).to(square.dtype)
+    return both.like(torch._foreach_mul(part, keep))
+
+
+def reused(g: Gradient, step: Step) -> Gradient:
+    """g + α·(‖g‖/‖g_v‖)·g_v with the stored g_v; g itself where there is none."""
+    slots = step.state
+    known = g.where(lambda p: "sam_gv" in slots.get(p, {}))
+    if not known.parts:
+        return g
+    part = [slots[p]["sam_gv"] for p in known.params]
+    size = global_norm(part)
+    scale = (
+        step.hyper["alpha"] * global_norm(g.tensors) / size.clamp_min(torch.finfo(size.dtype).tiny)
+    )
+    held = dict(zip(known.params, torch._foreach_mul(part, scale), strict=True))
+    return g.like([_add(t, held.get(p)) for p, t in zip(g.params, g.tensors, strict=True)])
+
+
+def _add(t: Tensor, other: Tensor | None) -> Tensor:
+    return t if other is None else (t + other).to(t.dtype)
+
+
+class LookSAM(SharpnessAware):
+    """Liu et al. 2022 (arXiv 2203.02714): the part of g̃ that SAM adds changes slowly; reuse it.
+
+        every k-th step:   u = g̃,  and  g_v = g̃ − (⟨g, g̃⟩/‖g‖²)·g  is kept
+        in between:        u = g + α·(‖g‖/‖g_v‖)·g_v,  with one pass
+
+    Inner products and norms are over all parameters together. Where ‖g_v‖ < 1e-5·‖g‖ it is
+    rounding noise and not reused.
+
+    Args:
+        rho: ρ; 0.05 to 0.1, larger for vision transformers.
+        k: steps per second pass; 5 or 10.
+        alpha: α.
+        **options: everything that `SharpnessAware` takes, and the base optimizer's arguments.
+
+    In context form ask ``opt.needs_perturbation`` which steps have a second pass. Cost: 1 + 1/k
+    passes; a copy of the parameters and g_v, and g through the second pass. Gradients must be
+    unscaled: g_v outlives a loss scale.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        base: type[Optimizer] | Optimizer | None = None,
+        *,
+        rho: float = 0.05,
+        k: int = 5,
+        alpha: float = 0.7,
+        **options: Any,
+    ) -> None:
+        if k < 1:
+            raise InputError(f"k is {k}: give the number of steps per second pass, at least 1")
+        super().__init__(params, base, rho=rho, plan=LookAhead(k, alpha), **options)

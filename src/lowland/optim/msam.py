@@ -1,0 +1,70 @@
+"""m-SAM: an ε for every m examples of the batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch.optim import Optimizer
+
+from lowland.core.errors import InputError
+from lowland.optim.gradient import WeightedMean
+from lowland.optim.plan import Evaluate, Program, Update
+from lowland.optim.sharpness_aware import SharpnessAware
+from lowland.optim.step import Step
+
+
+@dataclass(frozen=True)
+class PerShard:
+    """[w, w+ε_s] for each shard s of m examples; u is the example-weighted mean of the g̃_s."""
+
+    m: int
+    keeps_gradient: bool = False
+    splits: ClassVar[bool] = True
+    defaults: ClassVar[tuple[str, ...]] = ("m",)
+
+    def perturbs(self, count: int, hyper: dict[str, Any]) -> bool:
+        return True
+
+    def __call__(self, step: Step) -> Program:
+        assert step.examples is not None
+        mean = WeightedMean()
+        for begin in range(0, step.examples, step.hyper["m"]):
+            part = slice(begin, min(begin + step.hyper["m"], step.examples))
+            at = step.perturb((yield Evaluate(part=part)))
+            second = yield Evaluate(at=at, part=part)
+            mean.add(second.gradient, second.examples)
+        yield Update(mean.value())
+
+
+class MSAM(SharpnessAware):
+    """Foret et al. 2021; Behdin et al. 2023 (arXiv 2302.09693): SAM with m below the batch size.
+
+        ε_s = ρ·g_s / (‖g_s‖ + 1e-12) on shard s of m examples,   u = Σ_s (n_s/b)·∇L_s(w + ε_s)
+
+    Every shard starts from the same w; one base step at the end. If m does not divide the batch,
+    the last shard is smaller and weighs less. This is what S devices with m examples each do when
+    they perturb by their own gradients. Normalization layers see shards, not the batch.
+
+    Args:
+        m: examples per ε. Small m means a stronger effect at the same ρ.
+        rho: ρ = ‖ε_s‖.
+        **options: everything that `SharpnessAware` takes, and the base optimizer's arguments.
+
+    Call as ``opt.step(loss_fn=per_example_loss, batch=(x, y))``. Cost: 2 passes over the batch in
+    shards; a copy of the parameters and one accumulator.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        base: type[Optimizer] | Optimizer | None = None,
+        *,
+        m: int,
+        rho: float = 0.05,
+        **options: Any,
+    ) -> None:
+        if m < 1:
+            raise InputError(f"m is {m}: give the number of examples behind each ε, at least 1")
+        super().__init__(params, base, rho=rho, plan=PerShard(m), **options)

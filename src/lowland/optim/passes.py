@@ -1,0 +1,203 @@
+"""The second pass in the user's hands: ``with opt.perturbed()``, ``first_step``/``second_step``.
+
+The same plan runs as with a closure, but its evaluations are the user's own backward passes: the
+gradient at w is what stands in ``.grad`` on entering, the one at w+ε what stands there on leaving.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from types import TracebackType
+
+import torch
+
+from lowland.optim.engine import Engine
+from lowland.optim.gradient import Gradient, clear, put
+from lowland.optim.plan import Evaluate, Evaluation, Program, plain_step
+from lowland.optim.step import Step
+
+NO_PASS = (
+    "step() without a perturbed pass: run the second forward and backward inside "
+    "`with optimizer.perturbed():`, or between first_step() and second_step(), or call "
+    "step(closure)"
+)
+SPLITS = "this method evaluates parts of the batch: call step(loss_fn=..., batch=...)"
+REPLAY = "replay_rng=True must see both passes: call step(closure) or step(loss_fn=..., batch=...)"
+UNFINISHED = (
+    "the last perturbed pass was never followed by step(): weights are back at w, its gradient is "
+    "dropped"
+)
+UNNEEDED = (
+    "this step needs no second pass; its gradient is not used (ask optimizer.needs_perturbation "
+    "first to save the time; this is said once)"
+)
+
+
+@dataclass
+class OpenPass:
+    """A step whose second pass is under way, or done and waiting for ``step()``."""
+
+    step: Step
+    program: Program
+    two_step: bool
+    examples: float
+    inside: bool = True
+    held: Gradient | None = None  # the gradient at w, where no second pass is needed
+    more: bool = False  # left with last=False: further micro-batches follow
+
+
+@dataclass
+class UserPasses:
+    """Runs a plan of exactly [w, w+ε] on gradients that the user's backward passes leave."""
+
+    engine: Engine
+    open: OpenPass | None = field(default=None)
+
+    @torch.no_grad()
+    def enter(self, *, two_step: bool, examples: float = 1.0) -> None:
+        """From w to w+ε, along the gradient in ``.grad``, which is cleared."""
+        engine = self.engine
+        step = self._step_to_continue(two_step)
+        if engine.plan.splits:
+            raise RuntimeError(SPLITS)
+        if engine.replay_rng:
+            raise RuntimeError(REPLAY)
+        stale = step is None and self.open is not None
+        if stale:
+            self.abandon()
+            clear(engine.groups)
+            self.open = OpenPass(engine.begin(), _started(engine.begin()), two_step, examples)
+            return
+        gradient = engine.standing("no backward() before the perturbed pass: it")
+        step = step or engine.begin()
+        if not engine.perturbs():
+            engine.warn_once(UNNEEDED)
+            program = engine.program(step)
+            next(program)
+            self.open = OpenPass(step, program, two_step, examples, held=gradient)
+            clear(engine.groups)
+            return
+        program = engine.program(step)
+        next(program)
+        request = program.send(Evaluation(gradient, None, examples))
+        self.open = OpenPass(step, program, two_step, examples)
+        del gradient
+        clear(engine.groups)
+        assert isinstance(request, Evaluate)
+        assert request.at is not None
+        try:
+            if step.bad:
+                request.at.clear()
+            engine.depart(request.at)
+        except BaseException:
+            self.leave(failed=True)
+            raise
+
+    def _step_to_continue(self, two_step: bool) -> Step | None:
+        """The step in progress, if this is its next micro-batch; None for a new step."""
+        current = self.open
+        if current is None or current.more:
+            return current.step if current else None
+        if current.inside and not (current.two_step and two_step):
+            raise RuntimeError(
+                "a perturbed pass inside a perturbed pass: leave perturbed(), or finish with "
+                "second_step(), before the next one"
+            )
+        if not current.inside:
+            self.abandon()
+        return None
+
+    @torch.no_grad()
+    def leave(self, *, failed: bool = False, last: bool = True) -> None:
+        """Back to w, exactly; g̃ is left in ``.grad``, or goes to the mean if more follow."""
+        engine, current = self.engine, self.open
+        try:
+            engine.come_back()
+        except BaseException:
+            engine.come_back()
+            raise
+        if current is None:
+            return
+        current.inside = False
+        if failed:
+            current.program.close()
+            clear(engine.groups)
+            self.open = None
+            return
+        if current.held is not None:
+            put(current.held, engine.groups)
+        self._take_in(current, last)
+
+    def _take_in(self, current: OpenPass, last: bool) -> None:
+        mean, groups = current.step.second, self.engine.groups
+        if last and not mean.weight:
+            return
+        mean.add(self.engine.standing("the perturbed pass"), current.examples)
+        clear(groups)
+        if last:
+            put(mean.value(), groups)
+        else:
+            current.program.close()
+        current.more = not last
+
+    @torch.no_grad()
+    def finish(self) -> None:
+        """``step()`` without arguments: descend along what stands in ``.grad``."""
+        engine, current = self.engine, self.open
+        if current is not None and current.inside:
+            if not current.two_step:
+                raise RuntimeError("step() inside perturbed(): leave the block first")
+            self.leave()
+        if current is not None and current.more:
+            raise RuntimeError(
+                "step() after perturbed(last=False): the last micro-batch has to come without "
+                "last=False"
+            )
+        if current is None:
+            if engine.perturbs():
+                raise RuntimeError(NO_PASS)
+            step = engine.begin()
+            program = engine.program(step)
+            next(program)
+        else:
+            step, program = current.step, current.program
+        gradient = engine.standing("no backward() came before step(): it")
+        self.open = None
+        try:
+            request = program.send(Evaluation(gradient, None, 1))
+            del gradient
+            engine.finish(step, request)
+        finally:
+            program.close()
+
+    def abandon(self) -> None:
+        """Give up a pass that was never finished: weights at w, gradients dropped, said once."""
+        current = self.open
+        if current is None:
+            return
+        self.leave(failed=True)
+        self.engine.warn_once(UNFINISHED)
+
+
+def _started(step: Step) -> Program:
+    program = plain_step(step)
+    next(program)
+    return program
+
+
+class PerturbedPass:
+    """What ``with opt.perturbed():`` enters and leaves."""
+
+    def __init__(self, passes: UserPasses, last: bool, examples: float) -> None:
+        self._passes, self._last, self._examples = passes, last, examples
+
+    def __enter__(self) -> None:
+        self._passes.enter(two_step=False, examples=self._examples)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._passes.leave(failed=kind is not None, last=self._last)

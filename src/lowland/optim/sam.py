@@ -1,0 +1,41 @@
+"""SAM: sharpness-aware minimization."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from torch.optim import Optimizer
+
+from lowland.optim.perturbation import Elementwise, Euclidean, Perturbation
+from lowland.optim.sharpness_aware import SharpnessAware
+
+
+class SAM(SharpnessAware):
+    """Foret et al. 2021 (arXiv 2010.01412): descend along the gradient at the worst nearby weights.
+
+        ε = ρ·g / (‖g‖ + 1e-12),   u = ∇L(w + ε),   base step along u at w
+
+    with g = ∇L(w) on the same batch and one Euclidean norm over all parameters. L is the mean over
+    the batch, so the number m of examples behind each ε is the batch size.
+
+    Args:
+        rho: ρ = ‖ε‖; 0.05 is usual for CIFAR-10, 0.1 for CIFAR-100; grids run from 0.01 to 0.5.
+        adaptive: scale by the weights, ε = ρ·w²g/‖|w|·g‖ on all parameters (ASAM without η, the
+            form of the widely copied PyTorch code; ρ is then about 2). `ASAM` is the paper's own.
+        **options: everything that `SharpnessAware` takes, and the base optimizer's arguments.
+
+    Cost: 2 passes; one copy of the parameters. Scale-invariant: a loss times c > 0 has the same ε.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        base: type[Optimizer] | Optimizer | None = None,
+        *,
+        rho: float = 0.05,
+        adaptive: bool = False,
+        **options: Any,
+    ) -> None:
+        metric = Elementwise(eta=0.0) if adaptive else Euclidean()
+        super().__init__(params, base, rho=rho, perturbation=Perturbation(metric=metric), **options)

@@ -1,0 +1,188 @@
+"""One step in progress: what a plan may ask of the engine, and what it leaves behind."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from lowland.core.perturbation import (
+    combine_norms,
+    global_norm,
+    mark_non_finite,
+    non_finite_flag,
+)
+from lowland.optim.displacement import Move
+from lowland.optim.gradient import Gradient, Group, Part, WeightedMean
+from lowland.optim.perturbation import State
+
+if TYPE_CHECKING:
+    from lowland.optim.engine import Engine
+    from lowland.optim.plan import Evaluation
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """What happened in a step; numbers are 0-dim tensors on the device, read when wanted.
+
+    Attributes:
+        loss: L(w) as the loss function returned it, detached; None in context and two-step form.
+        perturbed_loss: L(w+ε), likewise; None if there was no second pass.
+        grad_norm: n, the norm that scaled ε (‖g‖ for SAM, ‖T·g‖ for ASAM); of the last part if the
+            batch was split; None without a second pass.
+        perturbation_norm: the norm of ε in the metric (‖ε‖ for SAM, ‖T⁻¹·ε‖ for ASAM), likewise.
+        skipped: whether the step was skipped because a gradient was not finite.
+        skipped_total: how many were, over the whole training.
+    """
+
+    loss: Tensor | None
+    perturbed_loss: Tensor | None
+    grad_norm: Tensor | None
+    perturbation_norm: Tensor | None
+    skipped: bool | Tensor
+    skipped_total: int | Tensor
+
+    @property
+    def sharpness(self) -> Tensor | None:
+        """L(w+ε) − L(w), free in every step with two passes; None where either is unknown."""
+        if self.loss is None or self.perturbed_loss is None:
+            return None
+        return self.perturbed_loss - self.loss
+
+
+class MeanLoss:
+    """The example-weighted mean of the losses of the parts of one step."""
+
+    def __init__(self) -> None:
+        self.value: Tensor | None = None
+        self._weight = 0.0
+
+    def add(self, loss: Any, weight: float) -> None:
+        """Take in a loss; what is not a number (a dictionary, say) is not recorded."""
+        if isinstance(loss, Tensor) and loss.numel() == 1:
+            value = loss.detach().reshape(())
+        elif isinstance(loss, int | float):
+            value = torch.tensor(float(loss))
+        else:
+            return
+        self._weight += weight
+        if self.value is None:
+            self.value = value
+        else:
+            self.value = self.value + (value - self.value) * (weight / self._weight)
+
+
+class Step:
+    """One optimizer step while it runs.
+
+    Attributes:
+        count: how many steps came before.
+        hyper: the hyperparameters of the first parameter group.
+        examples: the number of examples of the batch, where the engine has it.
+        found: 1 once anything was found not to be finite, on the device; else 0.
+        bad: the same, where the host already knows.
+    """
+
+    def __init__(self, engine: Engine, factor: float, examples: int | None) -> None:
+        self._engine, self._factor = engine, factor
+        self.hyper: Group = engine.groups[0]
+        self.count: int = self.hyper["sam_step"]
+        self.examples = examples
+        self.found = non_finite_flag(engine.device)
+        self.bad = False
+        self.loss, self.perturbed_loss = MeanLoss(), MeanLoss()
+        self.second = WeightedMean()
+        self._first = WeightedMean()
+        self._norm: Tensor | None = None
+        self._size: Tensor | None = None
+        self._staged: list[tuple[str, Gradient]] = []
+
+    @property
+    def state(self) -> State:
+        """Per-parameter state; to change it, `stage` the new tensors."""
+        return self._engine.state
+
+    def gradient(self) -> Gradient:
+        """g: the example-weighted mean of the gradients at w that this step perturbed along."""
+        return self._first.value()
+
+    def stage(self, key: str, new: Gradient) -> None:
+        """Write ``state[p][key]`` for every parameter of `new` once the step has been taken."""
+        self._staged.append((key, new))
+
+    def perturb(self, first: Evaluation) -> Move:
+        """ε = φ(n)·M·d from a gradient at w, as the move that the engine makes.
+
+        The norm n is over all selected tensors of all groups together; each group's ρ scales its
+        own tensors.
+        """
+        if self._engine.keeps_gradient:
+            self._first.add(first.gradient, first.examples)
+        chosen = self._engine.select(first.gradient, self.found)
+        moves, measured, guard = [], [], self._engine.relative_guard
+        for part in chosen:
+            ahead, halfway = self._engine.ahead(part)
+            moves.append((part.params, ahead))
+            measured.append(halfway)
+        norm = self._engine.displacement.norm(chosen.params, [t for m in measured for t in m])
+        noise = guard * global_norm(chosen.tensors) if guard else None
+        radii = self._radii([part.group for part in chosen], norm, noise)
+        self._norm = norm
+        if len(radii) == 1:
+            self._size = norm * abs(radii[0])
+        else:
+            sizes = [global_norm(m) * abs(r) for m, r in zip(measured, radii, strict=True)]
+            self._size = combine_norms(sizes)
+        triples = [(p, d, r) for (p, d), r in zip(moves, radii, strict=True)]
+        return [m for m in triples if isinstance(m[2], Tensor) or m[2] != 0.0]
+
+    def _radii(self, groups: list[Group], norm: Tensor, noise: Tensor | None) -> list[Any]:
+        """φ per group: numbers where the host may look at n, tensors where that would wait."""
+        rhos = [g["rho"] * self._factor * (-1 if g.get("maximize") else 1) for g in groups]
+        radius = self._engine.perturbation.radius
+        if norm.device.type == "cpu":
+            n = float(norm)
+            self.bad = self.bad or not math.isfinite(n) or bool(self.found)
+            nothing = self.bad or (noise is not None and n < float(noise))
+            return [0.0 if nothing or rho == 0 else radius(n, rho) for rho in rhos]
+        torch.maximum(self.found, (~torch.isfinite(norm)).to(self.found.dtype), out=self.found)
+        radii = [radius(norm, rho) for rho in rhos]
+        if noise is not None:
+            radii = [torch.where(norm < noise, torch.zeros_like(r), r) for r in radii]
+        return radii
+
+    def known_bad(self, u: Gradient, *, host: bool) -> bool:
+        """Look for anything not finite in u; only `host` waits for the answer."""
+        mark_non_finite(u.tensors, self.found)
+        if host:
+            self.bad = bool(self.found)
+        return self.bad
+
+    def commit(self) -> None:
+        """Write the staged state; on the device, only where everything was finite."""
+        self._stage_transform()
+        self._engine.owns_state = self._engine.owns_state or bool(self._staged)
+        for key, new in self._staged:
+            for p, value in zip(new.params, new.tensors, strict=True):
+                slot = self.state[p]
+                if self._engine.on_device:
+                    old = slot.get(key, torch.zeros_like(value))
+                    value = torch.where(self.found > 0, old, value)
+                slot[key] = value
+        self._staged = []
+
+    def _stage_transform(self) -> None:
+        transform = self._engine.perturbation.transform
+        if transform is None or not self._first.weight:
+            return
+        for part in self._engine.select(self.gradient(), None):
+            for key, tensors in transform.update(part, self.state).items():
+                self.stage(key, Gradient([Part(part.group, part.params, tensors)]))
+
+    def record(self, skipped: bool | Tensor, total: int | Tensor) -> StepRecord:
+        """What `last` shows."""
+        losses = self.loss.value, self.perturbed_loss.value
+        return StepRecord(*losses, self._norm, self._size, skipped, total)

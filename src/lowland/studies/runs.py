@@ -1,0 +1,87 @@
+"""The runs of a study as its claims read them: by group, ρ and seed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+
+class NotMeasuredError(Exception):
+    """What a claim needs is not in the runs; the text says what."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One trained network and its evaluations.
+
+    Attributes:
+        name: name of the run directory.
+        group: the part of the grid that it belongs to, for example ``"main"``.
+        method, rho, seed: its place in the grid.
+        history: per column one number per evaluation, in order of time.
+        seconds: wall time of training and evaluations.
+        recipe: everything that was set.
+        provenance: versions, hardware and time of the run.
+    """
+
+    name: str
+    group: str
+    method: str
+    rho: float
+    seed: int
+    history: Mapping[str, Sequence[float]]
+    seconds: float = 0.0
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def curve(self, column: str) -> Sequence[float]:
+        """All evaluations of a column.
+
+        Raises:
+            NotMeasuredError: the run has no such column, or no value in it.
+        """
+        values = self.history.get(column)
+        if not values:
+            raise NotMeasuredError(f"{column} was not measured")
+        return values
+
+
+class Runs:
+    """All runs of a study.
+
+    Only whole seeds count: a seed of which some ρ is missing is left out everywhere, so that
+    every comparison is paired and every mean over seeds is over the same seeds.
+    """
+
+    def __init__(self, runs: Sequence[Run]) -> None:
+        self._runs = {(run.group, run.rho, run.seed): run for run in runs}
+
+    def rhos(self, group: str) -> list[float]:
+        """All ρ of a group, ascending, with at least two values and 0 among them.
+
+        Raises:
+            NotMeasuredError: there are fewer, or plain training is missing.
+        """
+        rhos = sorted({rho for name, rho, _ in self._runs if name == group})
+        if len(rhos) < 2 or rhos[0] != 0:
+            raise NotMeasuredError(f"{group} runs need ρ = 0 and at least one other ρ")
+        return rhos
+
+    def seeds(self, group: str) -> list[int]:
+        """Seeds of which every ρ of the group is there, ascending."""
+        rhos = self.rhos(group)
+        seeds = sorted({seed for name, _, seed in self._runs if name == group})
+        return [seed for seed in seeds if all((group, rho, seed) in self._runs for rho in rhos)]
+
+    def run(self, group: str, rho: float, seed: int) -> Run:
+        """One run."""
+        return self._runs[group, rho, seed]
+
+    def curve(self, group: str, rho: float, seed: int, column: str) -> Sequence[float]:
+        """All evaluations of one column of one run."""
+        return self.run(group, rho, seed).curve(column)
+
+    def final(self, group: str, rho: float, seed: int, column: str) -> float:
+        """The last evaluation of one column of one run."""
+        return self.curve(group, rho, seed, column)[-1]

@@ -1,0 +1,204 @@
+"""What a study is: a source, claims as sentences, a grid of runs, and what to draw."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from lowland.core.errors import InputError, unknown
+from lowland.studies.runs import NotMeasuredError, Runs
+from lowland.studies.verdict import AtLeast, Verdict, Within, judge
+
+if TYPE_CHECKING:
+    from lowland.train import Recipe
+
+Effects = Mapping[int, float]
+"""One effect per seed, signed so that the claim says positive."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """What a claim's measurement found.
+
+    Attributes:
+        effects: one effect per seed.
+        detail: a sentence or two about how it came about, or empty.
+        resolution: the smallest step that an effect can make, 0 for a continuous one.
+        beside: the same effect under other definitions: shown with an interval, never judged.
+    """
+
+    effects: Effects
+    detail: str = ""
+    resolution: float = 0.0
+    beside: Mapping[str, Effects] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """One published claim and the test it is put to, fixed before anything runs.
+
+    Attributes:
+        name: short name, in the order of the table.
+        sentence: the claim, as one sentence.
+        source: figure, table or section that it comes from.
+        published: the published number, or its shape where there is only a figure.
+        effect: what is computed per seed, in words.
+        unit: ``"percent"`` for shares, ``"points"`` for differences of percentages, ``""`` else.
+        rule: the smallest effect that matters, or the equivalence margin.
+        reason: why that threshold.
+        find: computes one effect per seed.
+    """
+
+    name: str
+    sentence: str
+    source: str
+    published: str
+    effect: str
+    unit: str
+    rule: AtLeast | Within
+    reason: str
+    find: Callable[[Runs], Finding]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Panel:
+    """A column that the report draws, over training and at the end against ρ.
+
+    Attributes:
+        title: what it is, with its unit.
+        column: name of the column in the history of the runs.
+        group: which part of the grid.
+        percent: show as a percentage.
+        log: logarithmic axis.
+        note: how to read it, in a sentence.
+    """
+
+    title: str
+    column: str
+    group: str
+    percent: bool = False
+    log: bool = False
+    note: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """What the caller chose, before the study fills in its defaults.
+
+    Attributes:
+        size: name of one of the study's sizes.
+        data: data set by name.
+        setting: name of one of the study's training settings.
+        method: method of the runs with ρ > 0.
+        rhos: values of ρ > 0, or None for the study's own.
+        seeds: number of seeds, or None for the study's own.
+        overrides: ``key=value`` changes to every recipe.
+    """
+
+    size: str = "default"
+    data: str = "digits"
+    setting: str = "minimal"
+    method: str = "sam"
+    rhos: tuple[float, ...] | None = None
+    seeds: int | None = None
+    overrides: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planned:
+    """One run of the grid: where it belongs, and what to train."""
+
+    group: str
+    recipe: Recipe
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A study made ready to run on one data set.
+
+    Attributes:
+        runs: the grid.
+        claims: every claim, judged together as one family.
+        panels: what the report draws.
+        notes: sentences that a reader needs, for example how many examples were measured.
+    """
+
+    runs: tuple[Planned, ...]
+    claims: tuple[Claim, ...]
+    panels: tuple[Panel, ...]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """A set of published claims that can be run again.
+
+    Attributes:
+        name: name on the command line.
+        title: one line.
+        source: the paper.
+        shows: what it shows, in a sentence.
+        sizes: names of the sizes and how long each takes.
+        settings: names of the training settings and what they are.
+        plan: fills in the defaults and lays out the grid.
+    """
+
+    name: str
+    title: str
+    source: str
+    shows: str
+    sizes: Mapping[str, str]
+    settings: Mapping[str, str]
+    plan: Callable[[Choice], Plan]
+
+    def check(self, choice: Choice) -> None:
+        """Refuse sizes, settings and numbers that make no grid.
+
+        Raises:
+            InputError: what is wrong, and the nearest valid name.
+        """
+        for kind, name, known in (
+            ("size", choice.size, self.sizes),
+            ("setting", choice.setting, self.settings),
+        ):
+            if name not in known:
+                raise unknown(kind, name, known)
+        if choice.seeds is not None and choice.seeds < 1:
+            raise InputError(f"seeds must be 1 or more, not {choice.seeds}")
+        if choice.rhos is not None and not any(rho > 0 for rho in choice.rhos):
+            raise InputError("rho needs a value above 0; 0 is always compared with")
+
+
+def assess(claim: Claim, runs: Runs, *, family: int) -> tuple[Finding, Verdict]:
+    """Measure a claim on the runs and judge it; what was not measured is *no data here*."""
+    try:
+        finding = claim.find(runs)
+    except NotMeasuredError as missing:
+        reason = str(missing)
+        return Finding(effects={}), Verdict(word="no data here", interval=None, n=0, reason=reason)
+    verdict = judge(
+        list(finding.effects.values()), claim.rule, family=family, resolution=finding.resolution
+    )
+    return finding, verdict
+
+
+def describe(claim: Claim) -> dict[str, Any]:
+    """A claim as plain values."""
+    within = isinstance(claim.rule, Within)
+    return {
+        "name": claim.name,
+        "sentence": claim.sentence,
+        "source": claim.source,
+        "published": claim.published,
+        "effect": claim.effect,
+        "unit": claim.unit,
+        "kind": "within" if within else "at least",
+        "threshold": claim.rule.margin if isinstance(claim.rule, Within) else claim.rule.delta,
+        "reason": claim.reason,
+    }
+
+
+def grid(rhos: Sequence[float], seeds: Sequence[int]) -> list[tuple[float, int]]:
+    """Every (ρ, seed), seed by seed, so that a study that stops early has whole seeds."""
+    return [(rho, seed) for seed in seeds for rho in rhos]

@@ -1,0 +1,194 @@
+"""A recipe: everything that a training run is asked to do, in one frozen record."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lowland.core.errors import InputError, unknown
+from lowland.train.schedule import SCHEDULES
+from lowland.train.settings import Options, check, parse
+
+NO_METHOD = "none"
+"""The method that is the base optimizer alone: one pass per step, no perturbation."""
+BASES = ("adam", "adamw", "sgd")
+CENTERS = ("example", "none", "unit")
+DEVICES = ("auto", "cpu", "cuda")
+PRECISIONS = ("32-true", "64-true", "bf16-mixed", "bf16-true")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """What to train, how, and what to measure. Equal recipes are equal runs.
+
+    Attributes:
+        data: a data set by name (`lowland.data.DATASETS`).
+        labels: train and test on these classes only; None for all.
+        limit: train on at most so many images; None for all.
+        model: a network by name (`lowland.models.MODELS`).
+        width: its width; None for its own default.
+        method: a sharpness-aware method by name (`lowland.optim.METHODS`), or ``none`` for the
+            base optimizer alone.
+        rho: radius ρ of the perturbation.
+        method_options: further options of the method, as pairs or a mapping.
+        base: the base optimizer: ``sgd``, ``adam`` or ``adamw``.
+        lr: learning rate at the start.
+        momentum: heavy-ball momentum of ``sgd``.
+        weight_decay: weight decay of the base optimizer, on all parameters.
+        schedule: ``constant``, ``step`` (a tenth from 50% on, a hundredth from 90% on) or
+            ``cosine`` (down to 0).
+        epochs: passes over the training images.
+        batch_size: images per update; the last, incomplete batch of an epoch is left out.
+        augment: augment training images as the data set asks for.
+        seed: seed of initialisation, order and augmentation; never of the data split.
+        evaluations: number of evaluations after the one at the start; the last is at the end.
+        rank_blocks: glob over block names: what is measured in the last evaluation.
+        rank_block: glob over block names: what is measured in every evaluation, and the features
+            that nearest neighbours are found in.
+        rank_examples: every measurement on training images is on the first so many of them,
+            unaugmented: loss and error, features, sharpness. The test split is limited likewise
+            for features alone; losses and errors on validation and test images are on all.
+        centers: conventions of the feature rank: ``unit``, ``example``, ``none``. Evaluations
+            before the last one use the first.
+        variances: shares of variance that the rank must explain.
+        sharpness_rho: radius of the one-step sharpness in the last evaluation.
+        transfer_labels: classes left out of `labels` on which nearest neighbours are tried too.
+        precision: ``32-true``, ``64-true``, ``bf16-mixed`` or ``bf16-true``.
+        device: ``auto`` (a GPU if there is one), ``cpu`` or ``cuda``.
+        threads: CPU threads; the order of sums depends on them, so they are part of the recipe.
+    """
+
+    data: str = "digits"
+    labels: tuple[int, ...] | None = None
+    limit: int | None = None
+    model: str = "preact-resnet-small"
+    width: int | None = None
+    method: str = "sam"
+    rho: float = 0.0
+    method_options: Options = ()
+    base: str = "sgd"
+    lr: float = 0.05
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+    schedule: str = "constant"
+    epochs: int = 30
+    batch_size: int = 64
+    augment: bool = True
+    seed: int = 0
+    evaluations: int = 10
+    rank_blocks: str = "block*"
+    rank_block: str = "block2"
+    rank_examples: int = 10_240
+    centers: tuple[str, ...] = ("unit", "example")
+    variances: tuple[float, ...] = (0.99,)
+    sharpness_rho: float = 0.05
+    transfer_labels: tuple[int, ...] | None = None
+    precision: str = "32-true"
+    device: str = "auto"
+    threads: int = 1
+
+    def __post_init__(self) -> None:
+        for name, hint in _hints().items():
+            object.__setattr__(self, name, check(name, getattr(self, name), hint))
+        self._check_names()
+        self._check_numbers()
+        self._check_combinations()
+
+    @classmethod
+    def from_mapping(cls, mapping: Mapping[str, Any]) -> Recipe:
+        """A recipe from plain values, such as `to_dict` gives.
+
+        Raises:
+            InputError: an unknown key (the nearest one is given) or an unusable value.
+        """
+        for key in mapping:
+            if key not in _hints():
+                raise unknown("setting", key, _hints())
+        return cls(**mapping)
+
+    def with_settings(self, settings: Sequence[str]) -> Recipe:
+        """This recipe with ``["epochs=5", "width=8"]`` changed, each read by its field's type.
+
+        Raises:
+            InputError: no ``=``, an unknown key (the nearest one is given) or an unusable value.
+        """
+        changes: dict[str, Any] = {}
+        for setting in settings:
+            key, equals, text = setting.partition("=")
+            key = key.strip()
+            if not equals:
+                raise InputError(f"setting {setting!r} has no value: write key=value")
+            if key not in _hints():
+                raise unknown("setting", key, _hints())
+            changes[key] = parse(key, text, _hints()[key])
+        return dataclasses.replace(self, **changes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All settings as plain JSON values, in the order of the fields."""
+        values = {name: getattr(self, name) for name in _hints()}
+        values["method_options"] = dict(self.method_options)
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
+
+    def _check_names(self) -> None:
+        from lowland.data import DATASETS
+        from lowland.models import MODELS
+        from lowland.optim import METHODS
+
+        kinds = {name.partition(":")[0] for name in DATASETS}
+        if self.data.partition(":")[0] not in kinds:
+            raise unknown("data set", self.data, DATASETS)
+        known: tuple[tuple[str, str, typing.Iterable[str]], ...] = (
+            ("model", self.model, MODELS),
+            ("method", self.method, [NO_METHOD, *METHODS]),
+            ("base optimizer", self.base, BASES),
+            ("schedule", self.schedule, SCHEDULES),
+            ("precision", self.precision, PRECISIONS),
+            ("device", self.device, DEVICES),
+            *(("center", center, CENTERS) for center in self.centers),
+        )
+        for kind, name, names in known:
+            if name not in names:
+                raise unknown(kind, name, names)
+
+    def _check_numbers(self) -> None:
+        for name in ("epochs", "batch_size", "evaluations", "rank_examples", "threads"):
+            _at_least(name, getattr(self, name), 1)
+        for name in ("rho", "lr", "momentum", "weight_decay", "sharpness_rho", "seed"):
+            _at_least(name, getattr(self, name), 0)
+        for name in ("width", "limit"):
+            if getattr(self, name) is not None:
+                _at_least(name, getattr(self, name), 1)
+        for name in ("centers", "variances"):
+            if not getattr(self, name):
+                raise InputError(f"{name} is empty: give one or more")
+        for variance in self.variances:
+            if not 0 < variance <= 1:
+                raise InputError(f"variances must be shares in (0, 1], not {variance}")
+
+    def _check_combinations(self) -> None:
+        if self.method == NO_METHOD and (self.rho or self.method_options):
+            raise InputError("method none has no rho and no method_options: choose a method")
+        if self.base != "sgd" and self.momentum:
+            raise InputError(f"momentum belongs to base sgd, not to {self.base}: set momentum=0")
+        if self.transfer_labels is None:
+            return
+        if self.labels is None:
+            raise InputError("transfer_labels need labels: name the classes to train on")
+        if both := sorted(set(self.labels) & set(self.transfer_labels)):
+            raise InputError(f"class {both[0]} is in labels and in transfer_labels: take it out")
+
+
+@functools.cache
+def _hints() -> dict[str, Any]:
+    """Field names and types, in order."""
+    hints = typing.get_type_hints(Recipe)
+    return {field.name: hints[field.name] for field in dataclasses.fields(Recipe)}
+
+
+def _at_least(name: str, value: float, least: int) -> None:
+    if value < least:
+        raise InputError(f"{name} must be {least} or more, not {value}")

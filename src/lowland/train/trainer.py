@@ -1,0 +1,113 @@
+"""One network in training: model, optimizer, and the update, on Lightning Fabric."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from lowland import models, optim
+from lowland.core.seeds import derived_seed
+from lowland.train.plan import Plan
+from lowland.train.recipe import NO_METHOD, Recipe
+from lowland.train.schedule import learning_rate
+from lowland.train.state import State
+
+_BASES = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
+
+
+class Trainer:
+    """The network of a plan and what trains it.
+
+    All randomness is drawn from counters: initialisation from the seed, and each update from
+    (seed, step). So a state holds no generator. The global generator is used (dropout draws from
+    it); whoever calls restores it.
+
+    Attributes:
+        module: the bare network.
+        optimizer: the bare optimizer; it has a learning rate of its own at every step.
+        skipped: updates skipped so far because a gradient was not finite.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        from lightning_fabric import Fabric
+
+        self._plan = plan
+        recipe = plan.recipe
+        fabric: Any = Fabric(accelerator=plan.device, devices=1, precision=recipe.precision)
+        self._fabric = fabric
+        # on its device before the optimizer sees it, which may hold on to buffers
+        self.module = build_model(recipe, plan.data.shape, plan.data.classes).to(fabric.device)
+        self._model, self._wrapped = fabric.setup(self.module, build_optimizer(recipe, self.module))
+        self.optimizer: Any = self._wrapped.optimizer
+        self.skipped = 0
+        self.module.train()
+
+    def update(self, step: int, images: Tensor, labels: Tensor) -> Tensor:
+        """Update number `step` (from 0) on a batch of uint8 images; the mean loss at w."""
+        recipe = self._plan.recipe
+        lr = learning_rate(recipe.schedule, recipe.lr, step=step, steps=self._plan.steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        torch.manual_seed(derived_seed(recipe.seed, "update", step))
+        inputs = self._plan.data.normalise(images)
+        if getattr(self.optimizer, "needs_batch", False):
+            loss = self._step_on_batch(inputs, labels)
+        else:
+            loss = self._step_on_closure(inputs, labels)
+        if getattr(getattr(self.optimizer, "last", None), "skipped", False):
+            self.skipped += 1
+        return loss
+
+    def _step_on_closure(self, inputs: Tensor, labels: Tensor) -> Tensor:
+        def closure() -> Tensor:
+            self.optimizer.zero_grad()
+            loss = cross_entropy(self._model(inputs), labels)
+            self._fabric.backward(loss)
+            return loss
+
+        loss: Tensor = self._wrapped.step(closure)
+        return loss.detach()
+
+    def _step_on_batch(self, inputs: Tensor, labels: Tensor) -> Tensor:
+        """For methods that split or weigh the batch; Fabric's wrapper passes closures alone on."""
+
+        def per_example(x: Tensor, y: Tensor) -> Tensor:
+            return cross_entropy(self._model(x), y, reduction="none")
+
+        loss: Tensor = self.optimizer.step(
+            loss_fn=per_example, batch=(inputs, labels), backward=self._fabric.backward
+        )
+        return loss.detach()
+
+    def restore(self, state: State) -> None:
+        """Go on from `state`."""
+        self.module.load_state_dict(state.model)
+        self.optimizer.load_state_dict(state.optimizer)
+        self.skipped = state.skipped
+
+
+def build_model(recipe: Recipe, shape: tuple[int, int, int], classes: int) -> nn.Module:
+    """The network of a recipe, initialised from its seed; the global generator is left alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derived_seed(recipe.seed, "initialisation"))
+        return models.create(recipe.model, shape=shape, classes=classes, width=recipe.width)
+
+
+def build_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
+    """The optimizer of a recipe over all parameters of `model`.
+
+    Raises:
+        InputError: the method does not know one of its options.
+    """
+    base: Any = _BASES[recipe.base]
+    options: dict[str, Any] = {"lr": recipe.lr, "weight_decay": recipe.weight_decay}
+    if recipe.base == "sgd":
+        options["momentum"] = recipe.momentum
+    if recipe.method == NO_METHOD:
+        plain: torch.optim.Optimizer = base(model.parameters(), **options)
+        return plain
+    method = dict(recipe.method_options)
+    return optim.create(recipe.method, model, base, rho=recipe.rho, **options, **method)
