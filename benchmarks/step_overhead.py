@@ -24,8 +24,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
 from lowland import FSAM, SAM, LookSAM
 from lowland.core.files import write_json
@@ -99,7 +99,7 @@ def methods(model: nn.Module, x: Tensor, y: Tensor) -> dict[str, Step]:
         return torch.optim.SGD(model.parameters(), **settings)
 
     def backward() -> Tensor:
-        loss = F.cross_entropy(model(x), y)
+        loss = cross_entropy(model(x), y)
         loss.backward()
         return loss
 
@@ -170,11 +170,12 @@ def methods(model: nn.Module, x: Tensor, y: Tensor) -> dict[str, Step]:
         "lowland LookSAM k=5": closure_form(LookSAM(params, sgd, **known)),
         "reference": reference(Reference(model, base(), 0.05)),
     }
+    momentum = {"lr": 1e-3, "momentum": 0.9}
     if importlib.util.find_spec("pytorch_optimizer"):
-        from pytorch_optimizer import SAM as PeerSAM
+        import pytorch_optimizer
 
         for name, foreach in (("default", None), ("foreach", True)):
-            peer = PeerSAM(params, sgd, rho=0.05, lr=1e-3, momentum=0.9, foreach=foreach)
+            peer = pytorch_optimizer.SAM(params, sgd, rho=0.05, foreach=foreach, **momentum)
             steps[f"pytorch-optimizer SAM, {name}"] = two_step(peer)
     return steps
 

@@ -96,7 +96,8 @@ def mark_non_finite(tensors: Sequence[Tensor], found: Tensor) -> None:
     one = torch.ones((), dtype=torch.float32, device=found.device)
     try:
         torch._amp_foreach_non_finite_check_and_unscale_(list(tensors), found, one)
-    except RuntimeError:  # complex, on several devices, or otherwise not what the kernel takes
+    except RuntimeError:  # complex, sparse, on several devices: not what the kernel takes
         for t in tensors:
+            t = t.coalesce().values() if t.is_sparse else t
             bad = ~torch.isfinite(t).all()
             torch.maximum(found, bad.to(found.device, torch.float32), out=found)

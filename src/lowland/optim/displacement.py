@@ -85,7 +85,7 @@ class Displacement:
         for (dtype, device), members in kinds.items():
             sizes = [params[i].numel() for i in members]
             flat = torch.empty(sum(sizes), dtype=dtype, device=device)
-            for i, piece in zip(members, flat.split(sizes), strict=True):
+            for i, piece in zip(members, torch.split(flat, sizes), strict=True):
                 self._buffers[i] = piece.view(params[i].shape)
             self._flat.append(flat)
 

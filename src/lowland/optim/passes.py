@@ -66,7 +66,7 @@ class UserPasses:
         if stale:
             self.abandon()
             clear(engine.groups)
-            self.open = OpenPass(engine.begin(), _started(engine.begin()), two_step, examples)
+            self.open = self._unperturbed(two_step, examples)
             return
         gradient = engine.standing("no backward() before the perturbed pass: it")
         step = step or engine.begin()
@@ -85,13 +85,16 @@ class UserPasses:
         clear(engine.groups)
         assert isinstance(request, Evaluate)
         assert request.at is not None
-        try:
-            if step.bad:
-                request.at.clear()
-            engine.depart(request.at)
-        except BaseException:
-            self.leave(failed=True)
-            raise
+        if step.bad:
+            request.at.clear()
+        engine.depart(request.at)
+
+    def _unperturbed(self, two_step: bool, examples: float) -> OpenPass:
+        """A step at w alone, where the gradient at hand belongs to other weights."""
+        step = self.engine.begin()
+        program = plain_step(step)
+        next(program)
+        return OpenPass(step, program, two_step, examples)
 
     def _step_to_continue(self, two_step: bool) -> Step | None:
         """The step in progress, if this is its next micro-batch; None for a new step."""
@@ -99,9 +102,10 @@ class UserPasses:
         if current is None or current.more:
             return current.step if current else None
         if current.inside and not (current.two_step and two_step):
+            self.leave(failed=True)
             raise RuntimeError(
                 "a perturbed pass inside a perturbed pass: leave perturbed(), or finish with "
-                "second_step(), before the next one"
+                "second_step(), before the next one (weights are back at w)"
             )
         if not current.inside:
             self.abandon()
@@ -179,12 +183,6 @@ class UserPasses:
         self.engine.warn_once(UNFINISHED)
 
 
-def _started(step: Step) -> Program:
-    program = plain_step(step)
-    next(program)
-    return program
-
-
 class PerturbedPass:
     """What ``with opt.perturbed():`` enters and leaves."""
 
@@ -192,7 +190,11 @@ class PerturbedPass:
         self._passes, self._last, self._examples = passes, last, examples
 
     def __enter__(self) -> None:
-        self._passes.enter(two_step=False, examples=self._examples)
+        try:
+            self._passes.enter(two_step=False, examples=self._examples)
+        except BaseException:  # also an interrupt when already at w+ε: __exit__ will not run
+            self._passes.leave(failed=True)
+            raise
 
     def __exit__(
         self,
@@ -200,4 +202,8 @@ class PerturbedPass:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._passes.leave(failed=kind is not None, last=self._last)
+        try:
+            self._passes.leave(failed=kind is not None, last=self._last)
+        except BaseException:  # an interrupt on the way: finish coming back, drop the step
+            self._passes.leave(failed=True)
+            raise

@@ -203,7 +203,11 @@ class SharpnessAware(Optimizer):
 
     def first_step(self, zero_grad: bool = False) -> None:
         """Go to w+ε along the gradient in ``.grad``, which is cleared (whatever `zero_grad`)."""
-        self._passes.enter(two_step=True)
+        try:
+            self._passes.enter(two_step=True)
+        except BaseException:
+            self._passes.leave(failed=True)
+            raise
 
     def second_step(self, zero_grad: bool = False) -> None:
         """Come back to w and step along the gradient at w+ε that stands in ``.grad``.

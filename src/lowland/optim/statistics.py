@@ -27,6 +27,12 @@ _ASK_FOR_MODEL = (
 )
 
 
+def _is_compiled(module: nn.Module) -> bool:
+    if isinstance(module, torch._dynamo.OptimizedModule):
+        return True
+    return getattr(module, "_compiled_call_impl", None) is not None  # by module.compile()
+
+
 class RunningStatistics:
     """What happens to running statistics while the weights are at w+ε.
 
@@ -113,13 +119,13 @@ class RunningStatistics:
     def _on_call(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         if type(module) in self._harmless:
             return
-        if torch.compiler.is_compiling() or isinstance(module, torch._dynamo.OptimizedModule):
+        if torch.compiler.is_compiling() or _is_compiled(module):
             raise RuntimeError(_ASK_FOR_MODEL)
         if self._tracks(module) and module.training and module not in self._seen:
             with torch.no_grad():
                 self._protect([module])
         elif not isinstance(module, (_NormBase, *self.classes)):
-            self._harmless.add(type(module))
+            self._harmless.add(type(module))  # a class whose instances need no second look
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles keep the settings and find their layers anew."""

@@ -24,6 +24,12 @@ if TYPE_CHECKING:
     from lowland.optim.plan import Evaluation
 
 
+SPARSE = (
+    "a parameter has a sparse gradient, which has no perturbation: build the embedding with "
+    "sparse=False"
+)
+
+
 @dataclass(frozen=True)
 class StepRecord:
     """What happened in a step; numbers are 0-dim tensors on the device, read when wanted.
@@ -127,7 +133,10 @@ class Step:
             ahead, halfway = self._engine.ahead(part)
             moves.append((part.params, ahead))
             measured.append(halfway)
-        norm = self._engine.displacement.norm(chosen.params, [t for m in measured for t in m])
+        joint = [t for tensors in measured for t in tensors]
+        if any(t.layout is not torch.strided for t in joint):
+            raise RuntimeError(SPARSE)
+        norm = self._engine.displacement.norm(chosen.params, joint)
         noise = guard * global_norm(chosen.tensors) if guard else None
         radii = self._radii([part.group for part in chosen], norm, noise)
         self._norm = norm

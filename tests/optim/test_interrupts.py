@@ -1,0 +1,106 @@
+"""Ctrl-C at any moment, with a real signal, leaves exactly w."""
+
+from __future__ import annotations
+
+import random
+import signal
+from collections.abc import Iterator
+
+import pytest
+import torch
+from problems import closure_for, equal, losses, weights
+from torch import Tensor, nn
+
+from lowland.optim import SAM
+
+
+@pytest.fixture
+def _alarm_interrupts() -> Iterator[None]:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    yield
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.usefixtures("_alarm_interrupts")
+@pytest.mark.parametrize("form", ["closure", "context"])
+def test_a_signal_at_random_moments(form: str) -> None:
+    """Many tensors and little work between them, so that most signals hit the engine itself."""
+    torch.manual_seed(0)
+    layers = [m for _ in range(60) for m in (nn.Linear(16, 16), nn.BatchNorm1d(16), nn.ReLU())]
+    model = nn.Sequential(nn.Linear(5, 16), *layers, nn.Linear(16, 3))
+    opt = SAM(model.parameters(), torch.optim.SGD, lr=0.0, rho=0.5, model=model)
+    x, y = torch.randn(4, 5), torch.randint(0, 3, (4,))
+    before = weights(model)
+    clock = random.Random(0)
+    interrupted = 0
+
+    def step() -> None:
+        if form == "closure":
+            opt.step(closure_for(opt, model, x, y))
+            return
+        opt.zero_grad()
+        losses(model)(x, y).mean().backward()
+        with opt.perturbed():
+            losses(model)(x, y).mean().backward()
+        opt.step()
+
+    step()
+    opt.register_step_pre_hook(lambda *_: None)
+    for _ in range(250):
+        try:
+            signal.setitimer(signal.ITIMER_REAL, clock.uniform(1e-4, 3e-2))
+            step()
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        except KeyboardInterrupt:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            interrupted += 1
+        assert equal(weights(model), before)
+    assert interrupted > 50
+
+
+def test_an_interrupt_while_coming_back_does_not_stop_that() -> None:
+    """The copy back is done again if the first attempt is cut off, then the interrupt goes on."""
+    model = nn.Linear(5, 3)
+    opt = SAM(model.parameters(), torch.optim.SGD, lr=0.0, rho=0.5, model=model)
+    x, y = torch.randn(4, 5), torch.randint(0, 3, (4,))
+    before = weights(model)
+    displacement, attempts = opt._engine.displacement, []
+    original = displacement.come_back
+
+    def cut_off() -> None:
+        attempts.append(1)
+        if len(attempts) == 2:  # 1: after the first pass, where nothing moved; 2: at w+ε
+            raise KeyboardInterrupt
+        original()
+
+    displacement.come_back = cut_off  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        opt.step(closure_for(opt, model, x, y))
+    assert len(attempts) == 3
+    assert not displacement.displaced
+    assert equal(weights(model), before)
+
+
+def test_without_the_second_attempt_the_test_above_would_fail() -> None:
+    """The guard's guard: a plain `finally` would leave w+ε behind."""
+    p = nn.Parameter(torch.ones(3))
+    opt = SAM([p], torch.optim.SGD, lr=0.0, rho=0.5)
+    (p**2).sum().backward()
+
+    def never() -> None:
+        raise KeyboardInterrupt
+
+    opt._engine.displacement.come_back = never  # type: ignore[method-assign]
+
+    def step() -> Tensor:
+        with opt.perturbed():
+            (p**2).sum().backward()
+        return p
+
+    with pytest.raises(KeyboardInterrupt):
+        step()
+    assert not torch.equal(p.detach(), torch.ones(3))

@@ -1,0 +1,164 @@
+"""Running statistics and the second pass."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from problems import closure_for, data, equal, losses, network, weights
+from torch import Tensor, nn
+
+from lowland.optim import SAM
+
+
+class Centred(nn.Module):
+    """A normalization layer of the user's own, which torch's classes do not cover."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("centre", torch.zeros(7))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            with torch.no_grad():
+                self.centre.lerp_(x.mean(0), 0.1)
+        return x - self.centre
+
+
+def sam(model: nn.Module, known: bool, **options: Any) -> SAM:
+    return SAM(
+        model.parameters(),
+        torch.optim.SGD,
+        lr=0.1,
+        rho=0.3,
+        model=model if known else None,
+        **options,
+    )
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["model=", "hooks"])
+@pytest.mark.parametrize("form", ["closure", "context"])
+def test_frozen_statistics_are_those_of_the_first_pass(known: bool, form: str) -> None:
+    model, twin = network(3), network(3)
+    opt = sam(model, known)
+    for i in range(3):
+        x, y = data(i)
+        twin.load_state_dict(model.state_dict())
+        twin(x)
+        if form == "closure":
+            opt.step(closure_for(opt, model, x, y))
+        else:
+            opt.zero_grad()
+            losses(model)(x, y).mean().backward()
+            with opt.perturbed():
+                losses(model)(x, y).mean().backward()
+            opt.step()
+        assert equal(list(model.buffers()), list(twin.buffers()))
+        assert int(model[1].num_batches_tracked) == i + 1
+        assert model[1].training
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["model=", "hooks"])
+def test_update_moves_them_twice(known: bool) -> None:
+    model, (x, y) = network(3), data()
+    opt = sam(model, known, bn_second="update")
+    opt.step(closure_for(opt, model, x, y))
+    assert int(model[1].num_batches_tracked) == 2
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["model=", "hooks"])
+def test_eval_runs_on_the_running_ones(known: bool) -> None:
+    model, (x, y) = network(3), data()
+    opt = sam(model, known, bn_second="eval")
+    modes = []
+    model[1].register_forward_hook(lambda m, a, o: modes.append(m.training))
+    opt.step(closure_for(opt, model, x, y))
+    assert modes == [True, False]
+    assert model[1].training
+    assert int(model[1].num_batches_tracked) == 1
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["model=", "hooks"])
+def test_layers_in_eval_mode_stay_as_they_are(known: bool) -> None:
+    model, (x, y) = network(3), data()
+    model[1].eval()
+    before = [b.clone() for b in model.buffers()]
+    opt = sam(model, known)
+    opt.step(closure_for(opt, model, x, y))
+    assert equal(list(model.buffers()), before)
+    assert not model[1].training
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["model=", "hooks"])
+@pytest.mark.parametrize("named", [True, False])
+def test_classes_of_the_users_own(known: bool, named: bool) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(5, 7), Centred(), nn.Linear(7, 3))
+    x, y = data()
+    opt = sam(model, known, norm_classes=(Centred,) if named else ())
+    once = 0.1 * model[0](x).mean(0)
+    opt.step(closure_for(opt, model, x, y))
+    assert torch.allclose(model[1].centre, once) == named
+
+
+def test_hooks_are_gone_after_the_pass() -> None:
+    from torch.nn.modules import module
+
+    model, (x, y) = network(3), data()
+    opt = sam(model, False)
+    opt.step(closure_for(opt, model, x, y))
+    losses(model)(x, y).mean().backward()
+
+    def fails() -> None:
+        with opt.perturbed():
+            losses(model)(x, y)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fails()
+    assert not module._global_forward_pre_hooks
+
+
+def test_unknown_policy() -> None:
+    with pytest.raises(ValueError, match="did you mean 'frozen'"):
+        sam(network(), True, bn_second="frzen")
+
+
+@pytest.mark.filterwarnings("ignore:Using `torch.compile:UserWarning")
+@pytest.mark.parametrize("in_place", [False, True])
+def test_a_compiled_model_needs_model(in_place: bool) -> None:
+    """Without it the layers cannot be found, which is said; with it there is one graph."""
+    torch._dynamo.reset()
+    model, (x, y) = network(3), data()
+    if in_place:
+        model.compile(backend="eager")
+        compiled: Any = model
+    else:
+        compiled = torch.compile(model, backend="eager")
+    before = weights(model)
+    opt = sam(model, False)
+    with pytest.raises(Exception, match="pass model="):
+        opt.step(closure_for(opt, compiled, x, y))
+    assert equal(weights(model), before)
+
+
+def test_a_compiled_model_keeps_one_graph_and_gives_the_eager_bits() -> None:
+    torch._dynamo.reset()
+    graphs = []
+
+    def backend(graph: Any, inputs: Any) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
+    model, twin = network(3), network(3)
+    compiled: Any = torch.compile(model, backend=backend)
+    opt = SAM(model.parameters(), torch.optim.SGD, lr=0.1, rho=0.3, model=compiled)
+    eager = sam(twin, True)
+    for i in range(4):
+        x, y = data(i)
+        opt.step(closure_for(opt, compiled, x, y))
+        eager.step(closure_for(eager, twin, x, y))
+    assert len(graphs) == 1
+    assert equal(weights(model), weights(twin))
+    assert equal(list(model.buffers()), list(twin.buffers()))
