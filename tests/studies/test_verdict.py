@@ -142,7 +142,9 @@ def test_any_wrong_word_in_a_family_is_rarer_than_five_percent() -> None:
 
 def test_clear_effects_are_found() -> None:
     draws = np.random.default_rng(3).normal(0.0, 0.05, (500, 5))
-    found = sum(judge(row, AtLeast(0.1), family=8).word == "holds" for row in (draws + 0.5).tolist())
+    found = sum(
+        judge(row, AtLeast(0.1), family=8).word == "holds" for row in (draws + 0.5).tolist()
+    )
     refuted = sum(
         judge(row, AtLeast(0.1), family=8).word == "does not hold" for row in (draws - 0.5).tolist()
     )

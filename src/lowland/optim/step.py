@@ -59,6 +59,14 @@ class StepRecord:
         return self.perturbed_loss - self.loss
 
 
+def _owned(gradient: Gradient) -> Gradient:
+    """The gradient in memory of its own: views into the buckets of data-parallel training are
+    overwritten by the second pass."""
+    if not any(t._is_view() for t in gradient.tensors):
+        return gradient
+    return gradient.like([t.clone() for t in gradient.tensors])
+
+
 class MeanLoss:
     """The example-weighted mean of the losses of the parts of one step."""
 
@@ -126,7 +134,7 @@ class Step:
         own tensors.
         """
         if self._engine.keeps_gradient:
-            self._first.add(first.gradient, first.examples)
+            self._first.add(_owned(first.gradient), first.examples)
         chosen = self._engine.select(first.gradient, self.found)
         moves, measured, guard = [], [], self._engine.relative_guard
         for part in chosen:
