@@ -62,9 +62,10 @@ def global_norm(tensors: Sequence[Tensor]) -> Tensor:
 
 def inner_product(left: Sequence[Tensor], right: Sequence[Tensor]) -> Tensor:
     """⟨a, b⟩ = Σ_l Σ_i a_li·b_li over all tensors together: a 0-dim tensor, float32 at least."""
-    products = [
-        torch.sum(a * b, dtype=wide_dtype(a.dtype)) for a, b in zip(left, right, strict=True)
-    ]
+    products = []
+    for a, b in zip(left, right, strict=True):
+        wide = wide_dtype(a.dtype)
+        products.append(torch.sum(a.to(wide) * b.to(wide)))
     return torch.stack(products).sum()
 
 

@@ -64,7 +64,7 @@ def _versions() -> dict[str, Any]:
         version = None
     return {
         "lowland": version,
-        **_checkout(PACKAGE),
+        **_checkout(PACKAGE / "__init__.py"),
         "torch": torch.__version__,
         "numpy": np.__version__,
         "python": platform.python_version(),
@@ -91,14 +91,14 @@ def _cpu_name(listing: Path = Path("/proc/cpuinfo")) -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
-def _checkout(folder: Path) -> dict[str, Any]:
-    """Commit of the checkout that `folder` is part of, if git tracks lowland's files there.
+def _checkout(file: Path) -> dict[str, Any]:
+    """Commit of the checkout that `file` is part of, and whether its folder was modified since.
 
-    A lowland installed into an environment inside somebody else's repository is not tracked by
-    that repository, and its commit would say nothing.
+    Only if git tracks the file: a lowland installed into an environment inside somebody else's
+    repository is not tracked by that repository, and its commit would say nothing.
     """
-    here = str(Path(__file__).resolve())
-    tracked = _git(folder, "ls-files", "--error-unmatch", here) is not None
+    folder = file.parent
+    tracked = _git(folder, "ls-files", "--error-unmatch", str(file)) is not None
     commit = _git(folder, "rev-parse", "HEAD") if tracked else None
     if commit is None:
         return {"commit": None, "modified": None}
