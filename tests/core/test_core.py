@@ -17,9 +17,8 @@ from lowland.core.selection import match_names, normalization_parameters
 
 
 def test_unknown_names_get_the_nearest_one() -> None:
-    assert "did you mean 'preact-resnet18'" in str(
-        unknown("model", "preact-resnet", ["mlp", "preact-resnet18"])
-    )
+    error = unknown("model", "preact-resnet", ["mlp", "preact-resnet18"])
+    assert "did you mean 'preact-resnet18'" in str(error)
     assert "did you mean" not in str(unknown("model", "zzz", ["mlp"]))
     assert isinstance(unknown("model", 3, ["mlp"]), ValueError)
 
@@ -64,9 +63,8 @@ def test_global_norm_is_the_norm_of_everything(
     tensors = [torch.randn(n, generator=generator).to(dtype) for n in sizes]
     exact = math.sqrt(sum(float((t.double() ** 2).sum()) for t in tensors))
     assert float(global_norm(tensors)) == pytest.approx(exact, rel=1e-5)
-    assert global_norm(tensors).dtype == (
-        torch.float64 if dtype == torch.float64 else torch.float32
-    )
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    assert global_norm(tensors).dtype == wide
     assert float(inner_product(tensors, tensors)) == pytest.approx(exact**2, rel=1e-5)
 
 
@@ -86,9 +84,7 @@ def test_norms_of_mixed_types_and_of_nothing() -> None:
 @pytest.mark.parametrize(
     "dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.complex64]
 )
-def test_what_is_not_finite_is_found_and_the_rest_kept_as_it_is(
-    dtype: torch.dtype, bad: float
-) -> None:
+def test_what_is_not_finite_is_found_and_the_rest_kept(dtype: torch.dtype, bad: float) -> None:
     values = torch.tensor([1.0, -0.0, 6e-8, 3.0], dtype=dtype)
     before = values.clone()
     assert bool(all_finite([values, torch.ones(2)]))
