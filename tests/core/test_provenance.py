@@ -66,10 +66,13 @@ def test_the_commit_is_that_of_the_repository_that_tracks_the_code(tmp_path: Pat
     unknown = {"commit": None, "modified": None}
     assert module._checkout(file) == unknown
     git(tmp_path, "init", "-q")
-    assert module._checkout(file) == unknown  # installed inside somebody else's repository
     git(tmp_path, "add", ".")
     assert module._checkout(file) == unknown  # no commit yet
-    git(tmp_path, "commit", "-q", "-m", "first")
+    git(tmp_path, "rm", "-q", "--cached", ".", "-r")
+    git(tmp_path, "commit", "-q", "--allow-empty", "-m", "somebody else's")
+    assert module._checkout(file) == unknown  # installed inside their repository
+    git(tmp_path, "add", ".")
+    git(tmp_path, "commit", "-q", "-m", "ours")
     commit = git(tmp_path, "rev-parse", "HEAD")
     assert module._checkout(file) == {"commit": commit, "modified": False}
     file.write_text("changed\n")

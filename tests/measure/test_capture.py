@@ -159,6 +159,14 @@ def test_one_output_per_example_is_one_feature() -> None:
     assert capture(model, [torch.ones(3, 4)], "1")["1"].shape == (3, 1)
 
 
+def test_no_graph_is_recorded() -> None:
+    model, recorded = small_net(), []
+    model.head.register_forward_hook(lambda module, inputs, output: recorded.append(output))
+    capture(model, batches())
+    assert len(recorded) == 3
+    assert not any(output.requires_grad for output in recorded)
+
+
 def test_hooks_of_the_user_come_first() -> None:
     model = small_net()
     model.block2.register_forward_hook(lambda module, inputs, output: output + 1)

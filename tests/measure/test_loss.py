@@ -70,6 +70,13 @@ def test_a_data_loader_of_lists_and_a_generator_are_read() -> None:
     assert mean_loss(model, per_example, iter(batches())).value == expected
 
 
+def test_no_graph_is_recorded() -> None:
+    model, recorded = small_net(), []
+    model.head.register_forward_hook(lambda module, inputs, output: recorded.append(output))
+    mean_loss(model, per_example, batches())
+    assert not any(output.requires_grad for output in recorded)
+
+
 def test_empty_batches_count_nothing() -> None:
     model = small_net()
     images, labels = data()

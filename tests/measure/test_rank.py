@@ -131,6 +131,14 @@ def test_all_of_the_variance_is_the_rank_of_the_matrix(dtype, r, shape) -> None:
     assert feature_rank(x.relu(), 1.0, "none").value == np.linalg.matrix_rank(x.relu().numpy())
 
 
+def test_no_share_is_held_by_noise() -> None:
+    """Rounding in float32 gives 95 more energies; a share very near 1 must not count them."""
+    torch.manual_seed(0)
+    record = feature_rank(torch.randn(200, 5) @ torch.randn(5, 100), 1.0, "none")
+    assert record.spectrum[5] > 0
+    assert record.at(1 - 2**-52) == record.at(1.0) == 5
+
+
 def test_a_weak_direction_is_not_taken_for_noise() -> None:
     x = torch.diag(torch.tensor([1.0, 1e-5]))
     assert feature_rank(x, 1.0, "none").value == 2

@@ -128,13 +128,23 @@ def growing(x: torch.Tensor):
     return chunks
 
 
+def narrowing(x: torch.Tensor):
+    state = {"pass": 0}
+
+    def chunks():
+        state["pass"] += 1
+        return iter(x[:, : x.shape[1] - 3 * (state["pass"] - 1)].split(7))
+
+    return chunks
+
+
 def one_shot(x: torch.Tensor):
     pieces = iter(x.split(7))
     return lambda: pieces
 
 
 @pytest.mark.parametrize("offset", [0.0, 100.0])
-@pytest.mark.parametrize("broken", [shuffled, drifting, shrinking, growing])
+@pytest.mark.parametrize("broken", [shuffled, drifting, shrinking, growing, narrowing])
 def test_other_rows_in_a_second_pass_are_refused(broken, offset, monkeypatch) -> None:
     monkeypatch.setattr(products_module, "NARROW", 0)
     x = features(40, 60, offset=offset)

@@ -95,7 +95,7 @@ def _tensor(tensor: Tensor) -> Undo:
 def _same_memory(left: Tensor, right: Tensor) -> bool:
     if left.layout != torch.strided or right.layout != torch.strided:
         return left is right
-    return left.dtype == right.dtype and left.device == right.device and left.is_set_to(right)
+    return left.device == right.device and left.is_set_to(right)
 
 
 def _slots(model: nn.Module) -> Iterator[Undo]:

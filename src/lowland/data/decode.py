@@ -23,13 +23,11 @@ def decode(path: Path, encoded: Sequence[bytes | None]) -> NDArray[np.uint8]:
 
     Args:
         path: the file that they come from, for messages.
-        encoded: one encoded image per row, all of one size, 8 bits per channel.
+        encoded: one or more rows, each an encoded image, all of one size, 8 bits per channel.
 
     Raises:
-        InputError: no row, or a row that cannot be decoded or differs in size; it is named.
+        InputError: a row cannot be decoded or differs in size; it is named.
     """
-    if not encoded:
-        raise InputError(f"{path} has no rows: nothing to load")
     height, width, _ = _decode_row(path, 0, encoded[0], None)[0].shape
     pixels = np.empty((len(encoded), 3, height, width), np.uint8)
 

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-import torch
 from torch import Tensor
 
 from lowland.core.errors import InputError, unknown
 from lowland.core.records import Measurement
-from lowland.measure.features import Features, InMemory, double, open_features
+from lowland.measure.features import Features, open_features
+from lowland.measure.matrices import double
 
 Rule = Literal["maximum", "positive"]
 RULES: tuple[Rule, ...] = get_args(Rule)
@@ -53,8 +52,8 @@ def active_units(
 
     Args:
         features: as for `feature_rank`: (n, …), or a function that returns chunks.
-        rule: "maximum": T = `share` times the largest value of all units on all examples (0 if
-            that is negative), the 5% rule of arXiv 2305.16292; "positive": T = 0.
+        rule: "maximum": T = `share` times the largest value of all units on all examples, the 5%
+            rule of arXiv 2305.16292; "positive": T = 0.
         share: for rule "maximum", in [0, 1).
         examples: a unit counts as active if it exceeds T on more than this share of the examples,
             in [0, 1); 0 means on at least one.
@@ -73,7 +72,7 @@ def active_units(
     _check_share("share", share)
     _check_share("examples", examples)
     opened = open_features(features)
-    threshold = share * max(0.0, _maximum(opened)) if rule == "maximum" else 0.0
+    threshold = share * _maximum(opened) if rule == "maximum" else 0.0
     n, counts = _counts_above(opened, threshold)
     value = int((counts > examples * n).sum())
     what = f"{share:g} of the largest value" if rule == "maximum" else "zero"
@@ -107,16 +106,9 @@ def _counts_above(features: Features, threshold: float) -> tuple[int, Tensor]:
     """The number of examples, and for each unit on how many of them it exceeds the threshold."""
     n = 0
     counts: Tensor | None = None
-    for rows in _pieces(features):
+    for rows in features.rows():
         n += len(rows)
         above = (double(rows) > threshold).sum(0).cpu()
         counts = above if counts is None else counts + above
     assert counts is not None  # features without examples are refused
     return n, counts
-
-
-def _pieces(features: Features) -> Iterator[Tensor]:
-    return features.rows() if isinstance(features, InMemory) else iter(features.rows())
-
-
-_ = torch

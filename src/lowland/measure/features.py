@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+from array import array
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lowland.core.errors import InputError
+from lowland.measure.matrices import as_matrix, double
 
 PIECE = 2**21
 """Elements converted to float64 at a time (16 MiB): bounds what is held beside the input."""
@@ -36,9 +37,10 @@ class InMemory:
     matrix: Tensor
 
     def rows(self) -> Iterator[Tensor]:
-        """Row pieces, without a copy: of `PIECE` elements, or d/4 rows where d is large."""
-        width = self.matrix.shape[1]
-        yield from self.matrix.split(max(1, PIECE // width, width // 4))
+        """Row pieces, without a copy: of `PIECE` elements, or of min(n, d)²/4 if that is more."""
+        n, width = self.matrix.shape
+        step = max(1, PIECE // width, min(n, width) ** 2 // (4 * width))
+        yield from torch.split(self.matrix, step)
 
     def columns(self, start: int, stop: int) -> Tensor:
         """A float64 copy of the columns."""
@@ -84,8 +86,17 @@ class Streamed:
         self._order.finish()
 
     def columns(self, start: int, stop: int) -> Tensor:
-        """One pass, of which the columns are kept, as float64."""
-        return torch.cat([double(rows[:, start:stop]) for rows in self.rows()])
+        """One pass, of which the columns are kept; not the first one, for n must be known."""
+        columns: Tensor | None = None
+        filled = 0
+        for rows in self.rows():
+            part = double(rows[:, start:stop])
+            if columns is None:
+                columns = part.new_empty(self._order.n, stop - start)
+            columns[filled : filled + len(part)] = part
+            filled += len(part)
+        assert columns is not None  # a pass without chunks is refused
+        return columns
 
     def _open(self) -> Iterator[Any]:
         source = self._chunks()
@@ -101,25 +112,38 @@ class _RowOrder:
     """Whether every pass gives the rows of the first pass, in its order."""
 
     def __init__(self) -> None:
-        self._first: Tensor | None = None
+        self._marks = array("d")  # grows in place: small tensors would fragment the heap
+        self._complete = False
         self._allowed = 0.0
-        self._pass: list[Tensor] = []
+        self._direction: Tensor | None = None
         self._seen = 0
+
+    @property
+    def n(self) -> int:
+        """The number of rows of the first pass."""
+        return len(self._marks)
 
     def start(self) -> None:
-        self._pass = []
+        """Begin a pass; a first pass that was broken off does not count."""
         self._seen = 0
+        if not self._complete:
+            self._direction = None
+            del self._marks[:]
 
     def add(self, rows: Tensor) -> None:
-        direction = torch.arange(rows.shape[1], dtype=torch.float64, device=rows.device).cos_()
-        marks = (double(rows) @ direction).cpu()
+        """Note the next rows of the first pass, or compare them with it."""
+        values = double(rows)
+        if self._direction is None:
+            self._direction = torch.arange(rows.shape[1]).to(values).cos_()
+        if len(self._direction) != rows.shape[1]:
+            raise _other_rows()
+        marks = (values @ self._direction).cpu().numpy()
         start, self._seen = self._seen, self._seen + len(marks)
-        if self._first is None:
-            self._pass.append(marks)
+        if not self._complete:
+            self._marks.frombytes(marks.tobytes())
             return
-        expected = self._first[start : self._seen]
-        same = len(expected) == len(marks)
-        if not same or bool(((marks - expected).abs() > self._allowed).any()):
+        expected = np.array(self._marks[start : self._seen])
+        if len(expected) != len(marks) or (np.abs(marks - expected) > self._allowed).any():
             raise _other_rows()
 
     def finish(self) -> None:
@@ -133,13 +157,12 @@ class _RowOrder:
                 "features: no chunks; give at least one, and a function that returns a fresh "
                 "iterator at every call"
             )
-        if self._first is None:
-            self._first = torch.cat(self._pass)
-            self._pass = []
-            spread = float(self._first.std(correction=0))
-            self._allowed = 0.1 * spread + 1e-5 * float(self._first.abs().max())
-        elif self._seen != len(self._first):
+        if self._seen != self.n:
             raise _other_rows()
+        if not self._complete:
+            marks = np.frombuffer(self._marks)
+            self._allowed = 0.1 * float(marks.std()) + 1e-5 * float(np.abs(marks).max())
+            self._complete = True
 
 
 def _other_rows() -> InputError:
@@ -161,93 +184,3 @@ def open_features(features: Any) -> InMemory | Streamed:
     if callable(features):
         return Streamed(features)
     return InMemory(as_matrix(features, "features"))
-
-
-def as_matrix(features: Any, what: str) -> Tensor:
-    """The real matrix (n, d) of `features` (n, ...): flattened per example, detached, finite.
-
-    Raises:
-        InputError: not numbers, complex, without examples or features, or not finite.
-    """
-    tensor = _as_tensor(features, what)
-    if tensor.ndim == 0:
-        raise InputError(f"{what}: got a single number; give an array with one row per example")
-    if tensor.numel() == 0:
-        shape = tuple(tensor.shape)
-        raise InputError(f"{what}: empty, shape {shape}; give at least one example and feature")
-    if not math.isfinite(largest(tensor)):
-        raise InputError(
-            f"{what}: NaN or infinity among them; remove those examples, or check the model"
-        )
-    return tensor.reshape(tensor.shape[0], -1)
-
-
-def largest(tensor: Tensor) -> float:
-    """The largest magnitude; NaN or infinite if any element is. One read, no copy."""
-    low, high = torch.aminmax(tensor)
-    return max(abs(float(low)), abs(float(high)))
-
-
-def _as_tensor(features: Any, what: str) -> Tensor:
-    if isinstance(features, list | tuple) and any(isinstance(row, Tensor) for row in features):
-        features = _stacked(features, what)
-    if not isinstance(features, Tensor):
-        features = torch.from_numpy(_as_array(features, what))
-    if features.is_complex():
-        raise InputError(f"{what}: of type {features.dtype}; give real numbers")
-    tensor: Tensor = features.detach()
-    if tensor.dtype.itemsize == 1 and tensor.is_floating_point():
-        tensor = tensor.float()  # the 8-bit floats have hardly any operations of their own
-    return tensor if tensor.layout == torch.strided else tensor.to_dense()
-
-
-def _stacked(rows: list[Any] | tuple[Any, ...], what: str) -> Tensor:
-    try:
-        return torch.stack([torch.as_tensor(row) for row in rows])
-    except (RuntimeError, TypeError, ValueError):
-        raise InputError(f"{what}: tensors of different shapes; give one row per example") from None
-
-
-def _as_array(features: Any, what: str) -> np.ndarray[Any, Any]:
-    """A writable native NumPy array of a type that torch knows, copied only where it must be."""
-    try:
-        array = np.asarray(features)
-    except (TypeError, ValueError):
-        raise InputError(f"{what}: not an array; give one row per example, all equal") from None
-    if array.dtype.kind not in "biuf":
-        raise InputError(f"{what}: of type {array.dtype}; give real numbers, one row per example")
-    known = array.dtype.newbyteorder("=") in map(np.dtype, _TORCH_KNOWS)
-    plain = array.dtype.isnative and array.flags.writeable and min(array.strides, default=0) >= 0
-    if known and plain:
-        return array
-    return np.array(array, dtype=array.dtype.newbyteorder("=") if known else np.float64, order="C")
-
-
-_TORCH_KNOWS = ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "?")
-
-
-def double(matrix: Tensor) -> Tensor:
-    """A fresh float64 copy, where the device has that type; otherwise on the CPU."""
-    device = matrix.device if matrix.device.type in ("cpu", "cuda") else torch.device("cpu")
-    return matrix.to(device, torch.float64, copy=True)
-
-
-def resolution(dtype: torch.dtype) -> float:
-    """Relative size below which differences between features of this type are rounding noise.
-
-    4 units in the last place of float32 for it and for narrower floats (which networks compute in
-    float32 or worse), 64 of float64 for that type and for integers.
-    """
-    if dtype.is_floating_point and dtype != torch.float64:
-        return 4 * torch.finfo(torch.float32).eps
-    return 64 * torch.finfo(torch.float64).eps
-
-
-def unit_for(size: float) -> float:
-    """What to divide features of magnitude `size` by, so that sums of their squares fit float64.
-
-    1, except outside 1e-100 to 1e100: there a power of two, so that dividing is exact.
-    """
-    if size == 0 or 1e-100 <= size <= 1e100:
-        return 1.0
-    return 2.0 ** max(-1000, math.frexp(size)[1])

@@ -13,10 +13,13 @@ from torch import Tensor
 
 from lowland.core.errors import InputError
 from lowland.core.records import Measurement
-from lowland.measure.features import as_matrix, double
+from lowland.measure.matrices import as_matrix, double
 
 STEPS = 10**12
 """Cosine similarities are compared in steps of 1/`STEPS`: closer ones are ties."""
+
+WORD = 2**62
+"""Room in a whole number for step and place together; past 2 million examples steps get wider."""
 
 TABLE = 2**22
 """Similarities held at a time (32 MiB)."""
@@ -77,7 +80,7 @@ def knn_error(
     classes, votes = torch.unique(known_labels, return_inverse=True)
     wrong = 0
     step = max(1, TABLE // len(known))
-    for part, truth in zip(asked.split(step), asked_labels.split(step), strict=True):
+    for part, truth in zip(torch.split(asked, step), torch.split(asked_labels, step), strict=True):
         winners = _vote(part @ known.T, votes, k=k, classes=len(classes))
         wrong += int((classes[winners] != truth).sum())
     error = wrong / len(asked)
@@ -105,7 +108,7 @@ def _vote(similarity: Tensor, votes: Tensor, *, k: int, classes: int) -> Tensor:
     equal, so the k smallest are the same ones however the rows were grouped and multiplied.
     """
     size = similarity.shape[1]
-    steps = ((1.0 - similarity) * STEPS).round_().long()
+    steps = ((1.0 - similarity) * min(STEPS, WORD // (3 * size))).round_().long()
     order = steps * size + torch.arange(size, device=steps.device)
     nearest = order.topk(k, dim=1, largest=False, sorted=False).indices
     counts = similarity.new_zeros(len(similarity), classes)
@@ -122,12 +125,12 @@ def _directions(features: Any, what: str) -> Tensor:
 
 
 def _labels(labels: Any, n: int, what: str) -> Tensor:
-    tensor = labels.detach() if isinstance(labels, Tensor) else torch.as_tensor(np.array(labels))
-    if tensor.is_floating_point() or tensor.is_complex():
-        raise InputError(f"{what}: of type {tensor.dtype}; give whole numbers")
-    if tensor.shape != (n,):
-        raise InputError(f"{what}: shape {tuple(tensor.shape)}; give one label for {n} examples")
-    return tensor.long()
+    array = labels.detach().cpu().numpy() if isinstance(labels, Tensor) else np.asarray(labels)
+    if array.shape != (n,):
+        raise InputError(f"{what}: shape {array.shape}; give one label for each of {n} examples")
+    if array.dtype.kind not in "biu":
+        raise InputError(f"{what}: of type {array.dtype}; give whole numbers")
+    return torch.from_numpy(array.astype(np.int64))
 
 
 def _check(reference: Tensor, queries: Tensor, k: int) -> None:

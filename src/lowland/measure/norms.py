@@ -32,10 +32,10 @@ def weight_norm(model: nn.Module) -> WeightNorm:
     Raises:
         InputError: the model has no parameters.
 
-    >>> layer = nn.Linear(2, 1)
-    >>> _ = nn.init.constant_(layer.weight, 3.0), nn.init.constant_(layer.bias, 0.0)
-    >>> weight_norm(layer).value ** 2
-    18.0
+    >>> layer = nn.Linear(1, 1)
+    >>> _ = nn.init.constant_(layer.weight, 3.0), nn.init.constant_(layer.bias, 4.0)
+    >>> weight_norm(layer).value
+    5.0
     """
     start = time.perf_counter()
     parameters = [p.detach() for p in model.parameters()]

@@ -7,10 +7,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lowland.measure.features import PIECE, Features, double, largest, resolution, unit_for
+from lowland.core.errors import InputError
+from lowland.measure.features import PIECE, Features
+from lowland.measure.matrices import double, largest, resolution, unit_for
 
 NARROW = 1024
 """Features this narrow are multiplied as d-by-d in a stream's first pass, before n is known."""
+
+LARGEST = 1e140
+"""Magnitudes up to here, in units of `unit`, have squares that can be summed in float64."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,13 +55,19 @@ class RowSums:
         self.row_means: list[Tensor] = []
         self.product: Tensor | None = None
         for rows in features.rows():
+            size = largest(rows)
             if self.n == 0:
-                self._start(rows, with_product)
+                self._start(rows, unit_for(size), with_product)
+            if size > LARGEST * self.unit:
+                raise InputError(
+                    "features: squares of later examples leave float64; divide all features by "
+                    "their largest"
+                )
             self._add(double(rows).div_(self.unit))
 
-    def _start(self, rows: Tensor, with_product: bool | None) -> None:
+    def _start(self, rows: Tensor, unit: float, with_product: bool | None) -> None:
         self.dimension = d = rows.shape[1]
-        self.unit = unit_for(largest(rows))
+        self.unit = unit
         self.resolution = resolution(rows.dtype)
         self.mean = double(rows[0]).zero_()
         if with_product if with_product is not None else d <= NARROW:
@@ -71,9 +82,10 @@ class RowSums:
         self.mean += shift * (len(x) / self.n)
         if self.center == "example":
             row_means = x.mean(1)
-            self.row_means.append(row_means)
             x -= row_means[:, None]
         if self.product is None:
+            if self.center == "example":
+                self.row_means.append(row_means)
             return
         if self.center == "unit":
             x -= mean

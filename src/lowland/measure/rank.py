@@ -146,7 +146,7 @@ def check_share(share: Any) -> float:
 
 
 def _as_list(variance: Any) -> list[Any]:
-    if isinstance(variance, str) or not hasattr(variance, "__len__"):
+    if isinstance(variance, str) or np.ndim(variance) == 0:
         return [variance]
     if len(variance) == 0:
         raise InputError("variance: no shares; give at least one, for example 0.99")

@@ -1,0 +1,92 @@
+"""Running a model and a loss over batches, with every example counted once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import RandomSampler, SubsetRandomSampler, WeightedRandomSampler
+
+from lowland.core.errors import InputError
+
+Loss = Callable[[Any, Tensor], Tensor]
+"""(outputs, targets) -> losses (b,), one per example, or their mean, a single number."""
+
+Batches = Iterable[Any]
+"""Pairs (inputs, targets), as a data loader gives them."""
+
+
+def device_of(model: nn.Module) -> torch.device | None:
+    """The device of the model's first parameter or buffer; None if it has neither."""
+    for tensor in (*model.parameters(), *model.buffers()):
+        return tensor.device
+    return None
+
+
+def labelled(model: nn.Module, batches: Batches) -> Iterator[tuple[Any, Tensor]]:
+    """The batches (inputs, targets) that hold examples, on the model's device.
+
+    Raises:
+        InputError: a batch that is no such pair, or no examples at all.
+    """
+    device = device_of(model)
+    empty = True
+    for batch in batches:
+        if not isinstance(batch, list | tuple) or len(batch) != 2:
+            raise InputError(
+                f"batches: got {type(batch).__name__}; each batch must be a pair (inputs, targets)"
+            )
+        inputs, targets = (_on(device, part) for part in batch)
+        if not isinstance(targets, Tensor) or targets.ndim == 0:
+            raise InputError("batches: targets must be a tensor with one entry per example")
+        if len(targets) > 0:
+            empty = False
+            yield inputs, targets
+    if empty:
+        raise InputError("batches: no examples; an iterator that was read before has none left")
+
+
+def inputs_only(model: nn.Module, batches: Batches) -> Iterator[Any]:
+    """The inputs of each batch, whether or not targets come with them, on the model's device."""
+    device = device_of(model)
+    for batch in batches:
+        yield _on(device, batch[0] if isinstance(batch, list | tuple) else batch)
+
+
+def _on(device: torch.device | None, part: Any) -> Any:
+    return part.to(device) if device is not None and isinstance(part, Tensor) else part
+
+
+def refuse_shuffled(batches: Batches) -> None:
+    """Raise `InputError` for a loader that shuffles, or an iterator that can be read only once."""
+    if isinstance(batches, Iterator):
+        raise InputError(
+            "batches: an iterator can be read only once; give a list of batches or a data loader"
+        )
+    sampler = getattr(batches, "sampler", None)
+    random = (RandomSampler, SubsetRandomSampler, WeightedRandomSampler)
+    if isinstance(sampler, random) or getattr(sampler, "shuffle", False):
+        raise InputError(
+            "batches: the data loader shuffles, so that rows would match neither labels nor a "
+            "second pass; give it shuffle=False"
+        )
+
+
+def losses(loss_fn: Loss, outputs: Any, targets: Tensor) -> Tensor:
+    """The losses of a batch: (b,) if `loss_fn` gives one per example, else () for their mean.
+
+    Raises:
+        InputError: the loss is a sum, or of any other shape.
+    """
+    if getattr(loss_fn, "reduction", None) == "sum":
+        raise InputError("loss_fn: it sums over the batch; give reduction='mean' or 'none'")
+    found = loss_fn(outputs, targets)
+    if not isinstance(found, Tensor) or tuple(found.shape) not in ((), (len(targets),)):
+        shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+        raise InputError(
+            f"loss_fn: returned {shape} for {len(targets)} examples; return their mean, or one "
+            "loss per example"
+        )
+    return found
