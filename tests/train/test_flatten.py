@@ -12,7 +12,8 @@ from torch import Tensor
 
 from lowland.train.flatten import flatten, unflatten
 
-scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text()
+special = st.sampled_from([math.nan, math.inf, -math.inf, -0.0])
+scalars = st.none() | st.booleans() | st.integers() | st.floats() | special | st.text()
 tensors = st.builds(
     lambda shape, dtype: torch.arange(math.prod(shape)).reshape(shape).to(dtype),
     st.lists(st.integers(0, 3), max_size=3),

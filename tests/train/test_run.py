@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -234,7 +235,7 @@ def test_methods_bases_and_precisions_train(
 
 
 def test_a_run_whose_loss_is_not_finite_ends_there_and_says_so(tiny: Make, tmp_path: Path) -> None:
-    recipe = tiny(lr=1e30, method="none", rho=0.0, epochs=4, evaluations=4)
+    recipe = tiny(lr=1e30, method="none", rho=0.0, evaluations=6)
     folder = run(recipe, tmp_path)
     rows = read_history(folder / HISTORY)
     assert [row["diverged"] for row in rows] == [0, 1]
@@ -255,11 +256,9 @@ def test_skipped_steps_are_counted(tiny: Make, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"batch_size": 61}, "make no whole batch of 61"),
         ({"rank_block": "block7"}, "unknown block 'block7': did you mean"),
         ({"rank_blocks": "layer*"}, "unknown block 'layer"),
         ({"method_options": {"gamma": 3}}, "gamma"),
-        ({"labels": [0, 17]}, "has no label 17"),
     ],
 )
 def test_a_recipe_that_cannot_run_leaves_nothing(
@@ -269,6 +268,33 @@ def test_a_recipe_that_cannot_run_leaves_nothing(
         run(tiny(**changes), tmp_path)
     assert message in str(caught.value)
     assert [path for path in tmp_path.rglob("*") if path.is_file() and path.name != ".lock"] == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"batch_size": 61}, "make no whole batch of 61"),
+        ({"labels": [0, 17]}, "has no label 17"),
+    ],
+)
+def test_data_that_do_not_fit_are_refused_before_anything_is_made(
+    tiny: Make, tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        run(tiny(**changes), tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["lightning_fabric", "pyarrow", "safetensors"])
+def test_a_missing_package_is_named(
+    tiny: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda wanted: None if wanted == name else find(wanted)
+    )
+    with pytest.raises(InputError, match=rf"training needs {name}: pip install 'lowland\[study\]'"):
+        run(tiny(), tmp_path)
 
 
 def test_a_missing_gpu_is_named(tiny: Make, tmp_path: Path, monkeypatch: Any) -> None:

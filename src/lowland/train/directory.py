@@ -22,14 +22,21 @@ from typing import Any
 from torch import Tensor
 
 from lowland.core.errors import InputError
-from lowland.core.files import read_json, write_atomically, write_json
+from lowland.core.files import write_atomically
 from lowland.train.history import write_history
-from lowland.train.state import STATE, State, discard, load_state, save_state, tensor_bytes
+from lowland.train.sealed import read_sealed, refused, write_sealed
+from lowland.train.state import (
+    STATE,
+    State,
+    discard_state,
+    load_state,
+    save_state,
+    tensor_bytes,
+)
 
 RUN = "run.json"
 HISTORY = "history.parquet"
 WEIGHTS = "weights.safetensors"
-VERSION = 1
 
 
 def begin(folder: Path, record: Mapping[str, Any]) -> State | None:
@@ -37,7 +44,7 @@ def begin(folder: Path, record: Mapping[str, Any]) -> State | None:
 
     Args:
         folder: the run directory, locked by the caller.
-        record: what ``run.json`` holds, with key ``id``.
+        record: what ``run.json`` holds, with its name under ``run``.
 
     Returns:
         The state to go on from, or None for a start from nothing.
@@ -46,51 +53,44 @@ def begin(folder: Path, record: Mapping[str, Any]) -> State | None:
         InputError: the folder holds something else, or a damaged run; nothing is changed then.
     """
     if (folder / RUN).exists():
-        read_record(folder, record["id"])
+        read_record(folder, record["run"])
     else:
         _refuse_foreign(folder)
-        write_json(
-            folder / RUN,
-            {"format": "lowland-run", "version": VERSION, "status": "running", **record},
-        )
-    state = load_state(folder, record["id"])
-    # what a killed process left half-written
-    for leftover in folder.glob(".*.tmp"):
-        leftover.unlink()
+    state = load_state(folder, record["run"])
+    with clear_errors(folder):
+        for half_written in folder.glob(".*.tmp"):  # by a process that was killed
+            half_written.unlink()
+        if not (folder / RUN).exists():
+            write_sealed(folder / RUN, "run", {"status": "running", **record})
     return state
 
 
 def commit(folder: Path, run: str, state: State) -> None:
     """Make `state` what a killed run goes on from, and show its history."""
-    save_state(folder, run, state)
-    write_history(folder / HISTORY, state.rows)
+    with clear_errors(folder):
+        save_state(folder, run, state)
+        write_history(folder / HISTORY, state.rows)
 
 
 def finish(folder: Path, state: State, **facts: Any) -> None:
-    """Write the final weights, then commit the run as finished, then drop what resumes it.
+    """Write the final weights and history, then commit the run as finished.
+
+    After that `discard` may drop what resumes it.
 
     Args:
         folder: the run directory.
-        state: the state at the end, already committed.
+        state: the state at the end.
         facts: what else ``run.json`` shall hold from now on.
     """
-    weights = tensor_bytes(state.model)
-    write_atomically(folder / WEIGHTS, lambda file: file.write(weights))
-    write_history(folder / HISTORY, state.rows)
     record = read_record(folder)
-    write_json(
-        folder / RUN,
-        {
-            **record,
-            "status": "finished",
-            **facts,
-            "seconds": state.seconds,
-            "sessions": state.sessions,
-            "definitions": state.definitions,
-            "files": {name: _sha256(folder / name) for name in (WEIGHTS, HISTORY)},
-        },
-    )
-    discard(folder)
+    weights = tensor_bytes(state.model)
+    with clear_errors(folder):
+        write_atomically(folder / WEIGHTS, lambda file: file.write(weights))
+        write_history(folder / HISTORY, state.rows)
+        files = {name: _sha256(folder / name) for name in (WEIGHTS, HISTORY)}
+        end = {name: getattr(state, name) for name in ("seconds", "sessions", "definitions")}
+        finished = {**record, "status": "finished", **facts, **end, "files": files}
+        write_sealed(folder / RUN, "run", finished)
 
 
 def is_finished(folder: Path, run: str) -> bool:
@@ -108,8 +108,19 @@ def is_finished(folder: Path, run: str) -> bool:
         return False
     for name, digest in record["files"].items():
         if _sha256(folder / name) != digest:
-            raise _refused(folder / name, f"does not have the SHA-256 that {RUN} records")
+            raise refused(folder / name, f"does not have the SHA-256 that {RUN} records")
     return True
+
+
+def leftovers(folder: Path) -> bool:
+    """Whether a state is there still; a kill just after `finish` leaves one."""
+    return any(folder.glob("state*"))
+
+
+def discard(folder: Path) -> None:
+    """Remove the state of a finished run."""
+    with clear_errors(folder):
+        discard_state(folder)
 
 
 def read_record(folder: Path, run: str | None = None) -> dict[str, Any]:
@@ -118,19 +129,7 @@ def read_record(folder: Path, run: str | None = None) -> dict[str, Any]:
     Raises:
         InputError: it is missing, damaged, foreign, of another version, or not of run `run`.
     """
-    path = folder / RUN
-    record = read_json(path, "run record")
-    if not isinstance(record, dict) or record.get("format") != "lowland-run":
-        raise _refused(path, "is not a run record of lowland")
-    if record.get("version") != VERSION:
-        raise _refused(path, f"has format version {record.get('version')}, this is {VERSION}")
-    if missing := [key for key in ("id", "status", "recipe", "data") if key not in record]:
-        raise _refused(path, f"lacks {missing[0]!r}")
-    if record["status"] == "finished" and "files" not in record:
-        raise _refused(path, "lacks 'files'")
-    if run is not None and record["id"] != run:
-        raise _refused(path, f"belongs to run {record['id']}, not {run}")
-    return record
+    return read_sealed(folder / RUN, "run", run)
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
@@ -146,7 +145,7 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:
-        raise _refused(path, f"cannot be read ({error})") from None
+        raise refused(path, f"cannot be read ({error})") from None
 
 
 @contextlib.contextmanager
@@ -168,17 +167,13 @@ def _refuse_foreign(folder: Path) -> None:
     for path in sorted(folder.iterdir()):
         ours = path.name in known or path.match("state-*.safetensors") or path.match(".*.tmp")
         if not ours:
-            raise _refused(path, f"stands in a folder without {RUN}, which is no run directory")
+            raise refused(path, f"stands in a folder without {RUN}, which is no run directory")
         if path.name not in (".lock",) and not path.match(".*.tmp"):
-            raise _refused(folder / RUN, f"is missing beside {path.name}")
+            raise refused(folder / RUN, f"is missing beside {path.name}")
 
 
 def _sha256(path: Path) -> str:
     try:
         return hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError as error:
-        raise _refused(path, f"cannot be read: {error.strerror}") from None
-
-
-def _refused(path: Path, what: str) -> InputError:
-    return InputError(f"{path} {what}: nothing was changed; move {path.parent} away to start anew")
+        raise refused(path, f"cannot be read: {error.strerror}") from None

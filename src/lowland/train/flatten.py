@@ -41,9 +41,7 @@ def unflatten(structure: Any, tensors: Mapping[str, Tensor]) -> Any:
     if tag == "float":
         return float(content)
     if tag == "dict":
-        return {
-            unflatten(key, tensors): unflatten(item, tensors) for key, item in content
-        }
+        return {unflatten(key, tensors): unflatten(item, tensors) for key, item in content}
     items = [unflatten(item, tensors) for item in content]
     return tuple(items) if tag == "tuple" else items
 
@@ -55,7 +53,10 @@ def _encode(value: Any, prefix: str, tensors: dict[str, Tensor], path: str) -> A
         return {"tensor": name}
     if isinstance(value, Mapping):
         pairs = [
-            [_encode(key, prefix, tensors, path), _encode(item, prefix, tensors, f"{path}[{key!r}]")]
+            [
+                _encode(key, prefix, tensors, path),
+                _encode(item, prefix, tensors, f"{path}[{key!r}]"),
+            ]
             for key, item in value.items()
         ]
         return {"dict": pairs}

@@ -21,7 +21,8 @@ def write_history(path: Path, rows: Sequence[Mapping[str, Value]]) -> None:
     import pyarrow
     import pyarrow.parquet
 
-    names = dict.fromkeys(name for row in rows for name in row)
+    # the row with most columns says their order
+    names = dict.fromkeys(name for row in sorted(rows, key=len, reverse=True) for name in row)
     table = pyarrow.table({name: [row.get(name) for row in rows] for name in names})
     buffer = io.BytesIO()
     pyarrow.parquet.write_table(table, buffer)

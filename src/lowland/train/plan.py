@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Sequence
@@ -40,20 +41,23 @@ class Plan:
     @property
     def steps_per_epoch(self) -> int:
         """Updates in one pass over the training images."""
-        return batch_count(
-            len(self.data.train), batch_size=self.recipe.batch_size, drop_last=True
-        )
+        return batch_count(len(self.data.train), batch_size=self.recipe.batch_size, drop_last=True)
 
     @property
     def steps(self) -> int:
         """Updates in the whole run."""
         return self.steps_per_epoch * self.recipe.epochs
 
+    def on_device(self) -> Plan:
+        """The same plan with its images where the network is."""
+        transfer = self.transfer and self.transfer.to(self.device)
+        return dataclasses.replace(self, data=self.data.to(self.device), transfer=transfer)
+
     def record(self) -> dict[str, Any]:
         """What ``run.json`` holds from the start."""
         data = self.data
         return {
-            "id": self.run,
+            "run": self.run,
             "recipe": self.recipe.to_dict(),
             "device": self.device,
             "steps": self.steps,

@@ -7,9 +7,7 @@ takes the place of the old one, so a kill anywhere leaves one whole state.
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,13 +15,13 @@ from typing import Any
 
 from torch import Tensor
 
-from lowland.core.errors import InputError
-from lowland.core.files import read_json, write_atomically, write_json
+from lowland.core.files import write_atomically
 from lowland.train.flatten import flatten, unflatten
 from lowland.train.history import Row, decode_rows, encode_rows
+from lowland.train.sealed import read_sealed, refused, write_sealed
 
 STATE = "state.json"
-VERSION = 1
+_PLAIN = ("step", "seconds", "definitions", "sessions")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +32,6 @@ class State:
         step: updates done.
         model: parameters and buffers by name.
         optimizer: ``optimizer.state_dict()``.
-        skipped: updates skipped so far because a gradient was not finite.
         seconds: wall time so far, by what it was spent on.
         rows: history so far.
         definitions: what each measured column means, in words.
@@ -44,7 +41,6 @@ class State:
     step: int
     model: Mapping[str, Tensor]
     optimizer: Any
-    skipped: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
     rows: list[Row] = field(default_factory=list)
     definitions: dict[str, str] = field(default_factory=dict)
@@ -63,21 +59,16 @@ def save_state(folder: Path, run: str, state: State) -> None:
     structure, tensors = flatten({"model": state.model, "optimizer": state.optimizer}, "state")
     payload = tensor_bytes(tensors)
     file = f"state-{state.step}.safetensors"
-    body = {
-        **{f.name: getattr(state, f.name) for f in dataclasses.fields(state)},
-        "rows": encode_rows(state.rows),
-        "model": None,
-        "optimizer": None,
-        "structure": structure,
+    record = {
         "run": run,
+        **{name: getattr(state, name) for name in _PLAIN},
+        "rows": encode_rows(state.rows),
+        "structure": structure,
         "tensors": {"file": file, "sha256": hashlib.sha256(payload).hexdigest()},
     }
     write_atomically(folder / file, lambda out: out.write(payload))
-    write_json(
-        folder / STATE,
-        {"format": "lowland-state", "version": VERSION, "sha256": _digest(body), "body": body},
-    )
-    discard(folder, keep=file)
+    write_sealed(folder / STATE, "state", record)
+    discard_state(folder, keep=file)
 
 
 def load_state(folder: Path, run: str) -> State | None:
@@ -88,52 +79,29 @@ def load_state(folder: Path, run: str) -> State | None:
     """
     from safetensors.torch import load
 
-    path = folder / STATE
-    if not path.exists():
+    if not (folder / STATE).exists():
         return None
-    body = _read_body(path, run)
-    file = folder / body["tensors"]["file"]
+    record = read_sealed(folder / STATE, "state", run)
+    file = folder / record["tensors"]["file"]
     try:
         payload = file.read_bytes()
     except OSError as error:
-        raise _damaged(file, f"cannot be read: {error.strerror}") from None
-    if hashlib.sha256(payload).hexdigest() != body["tensors"]["sha256"]:
-        raise _damaged(file, f"does not have the SHA-256 that {STATE} records")
+        raise refused(file, f"cannot be read: {error.strerror}") from None
+    if hashlib.sha256(payload).hexdigest() != record["tensors"]["sha256"]:
+        raise refused(file, f"does not have the SHA-256 that {STATE} records")
     # cloned: tensors of their own, aligned as torch allocates them
     tensors = {name: tensor.clone() for name, tensor in load(payload).items()}
-    held = unflatten(body["structure"], tensors)
-    names = {f.name for f in dataclasses.fields(State)} - {"model", "optimizer", "rows"}
-    rows = decode_rows(body["rows"])
-    return State(rows=rows, **held, **{name: body[name] for name in names})
+    return State(
+        rows=decode_rows(record["rows"]),
+        **unflatten(record["structure"], tensors),
+        **{name: record[name] for name in _PLAIN},
+    )
 
 
-def discard(folder: Path, *, keep: str | None = None) -> None:
+def discard_state(folder: Path, *, keep: str | None = None) -> None:
     """Remove tensor files other than `keep`; without `keep` the whole state, its JSON first."""
     if keep is None:
         (folder / STATE).unlink(missing_ok=True)
     for file in folder.glob("state-*.safetensors"):
         if file.name != keep:
             file.unlink(missing_ok=True)
-
-
-def _read_body(path: Path, run: str) -> dict[str, Any]:
-    document = read_json(path, "state")
-    if not isinstance(document, dict) or document.get("format") != "lowland-state":
-        raise _damaged(path, "is not a state of lowland")
-    if document.get("version") != VERSION:
-        raise _damaged(path, f"has format version {document.get('version')}, this is {VERSION}")
-    body = document.get("body")
-    if not isinstance(body, dict) or document.get("sha256") != _digest(body):
-        raise _damaged(path, "does not have the SHA-256 that it records")
-    if body["run"] != run:
-        raise _damaged(path, f"belongs to run {body['run']}")
-    return body
-
-
-def _digest(body: dict[str, Any]) -> str:
-    text = json.dumps(body, sort_keys=True, allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _damaged(path: Path, what: str) -> InputError:
-    return InputError(f"{path} {what}: nothing was changed; remove {path.parent} to start anew")

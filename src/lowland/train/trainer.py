@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from lowland import models, optim
+from lowland.core.errors import InputError
 from lowland.core.seeds import derived_seed
 from lowland.train.plan import Plan
 from lowland.train.recipe import NO_METHOD, Recipe
@@ -27,8 +28,7 @@ class Trainer:
 
     Attributes:
         module: the bare network.
-        optimizer: the bare optimizer; it has a learning rate of its own at every step.
-        skipped: updates skipped so far because a gradient was not finite.
+        optimizer: the bare optimizer; its learning rate is set anew at every update.
     """
 
     def __init__(self, plan: Plan) -> None:
@@ -36,14 +36,19 @@ class Trainer:
 
         self._plan = plan
         recipe = plan.recipe
-        fabric: Any = Fabric(accelerator=plan.device, devices=1, precision=recipe.precision)
+        precision: Any = recipe.precision
+        fabric = Fabric(accelerator=plan.device, devices=1, precision=precision)
         self._fabric = fabric
         # on its device before the optimizer sees it, which may hold on to buffers
         self.module = build_model(recipe, plan.data.shape, plan.data.classes).to(fabric.device)
         self._model, self._wrapped = fabric.setup(self.module, build_optimizer(recipe, self.module))
         self.optimizer: Any = self._wrapped.optimizer
-        self.skipped = 0
         self.module.train()
+
+    @property
+    def skipped(self) -> int:
+        """Updates skipped so far because a gradient was not finite; counted in its state."""
+        return int(self.optimizer.param_groups[0].get("sam_skipped", 0))
 
     def update(self, step: int, images: Tensor, labels: Tensor) -> Tensor:
         """Update number `step` (from 0) on a batch of uint8 images; the mean loss at w."""
@@ -54,12 +59,8 @@ class Trainer:
         torch.manual_seed(derived_seed(recipe.seed, "update", step))
         inputs = self._plan.data.normalise(images)
         if getattr(self.optimizer, "needs_batch", False):
-            loss = self._step_on_batch(inputs, labels)
-        else:
-            loss = self._step_on_closure(inputs, labels)
-        if getattr(getattr(self.optimizer, "last", None), "skipped", False):
-            self.skipped += 1
-        return loss
+            return self._step_on_batch(inputs, labels)
+        return self._step_on_closure(inputs, labels)
 
     def _step_on_closure(self, inputs: Tensor, labels: Tensor) -> Tensor:
         def closure() -> Tensor:
@@ -86,7 +87,6 @@ class Trainer:
         """Go on from `state`."""
         self.module.load_state_dict(state.model)
         self.optimizer.load_state_dict(state.optimizer)
-        self.skipped = state.skipped
 
 
 def build_model(recipe: Recipe, shape: tuple[int, int, int], classes: int) -> nn.Module:
@@ -100,7 +100,7 @@ def build_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
     """The optimizer of a recipe over all parameters of `model`.
 
     Raises:
-        InputError: the method does not know one of its options.
+        InputError: `method_options` has something that the method does not take.
     """
     base: Any = _BASES[recipe.base]
     options: dict[str, Any] = {"lr": recipe.lr, "weight_decay": recipe.weight_decay}
@@ -110,4 +110,9 @@ def build_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
         plain: torch.optim.Optimizer = base(model.parameters(), **options)
         return plain
     method = dict(recipe.method_options)
-    return optim.create(recipe.method, model, base, rho=recipe.rho, **options, **method)
+    try:
+        return optim.create(recipe.method, model, base, rho=recipe.rho, **options, **method)
+    except TypeError as error:
+        raise InputError(
+            f"method_options do not fit method {recipe.method} over {recipe.base}: {error}"
+        ) from None

@@ -1,0 +1,216 @@
+"""The training loop: a recipe goes in, a run directory comes out."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lowland.core.errors import InputError
+from lowland.core.files import locked
+from lowland.core.provenance import provenance
+from lowland.data import batches
+from lowland.train import directory
+from lowland.train.evaluate import Evaluator
+from lowland.train.history import Row
+from lowland.train.plan import Plan, make_plan
+from lowland.train.progress import OnProgress, Progress, Throttle
+from lowland.train.recipe import Recipe
+from lowland.train.schedule import evaluation_steps, learning_rate
+from lowland.train.state import State
+from lowland.train.trainer import Trainer
+
+NEWS_SECONDS = 0.2
+"""Progress between evaluations is told this seldom."""
+
+CHECKPOINT_SECONDS = 30.0
+"""Work between evaluations that a kill may cost."""
+
+NEEDED = ("lightning_fabric", "pyarrow", "safetensors")
+"""Packages beyond lowland's own dependencies that every run needs."""
+
+
+def run(
+    recipe: Recipe,
+    root: str | os.PathLike[str],
+    *,
+    on_progress: OnProgress | None = None,
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
+) -> Path:
+    """Train what `recipe` says, measure it, and leave a run directory under `root`.
+
+    The directory is named by a hash of what determines the run. A finished run is found there and
+    returned at once, without a change. A run that was killed, at any moment, goes on from its last
+    state and ends as if it had never stopped: on a CPU with the same bits, wall times apart. The
+    state is kept at every evaluation, and when `checkpoint_seconds` have passed.
+
+    Torch's number of threads and random generators are as before afterwards.
+
+    Args:
+        recipe: what to train and what to measure.
+        root: folder of run directories; made if it is not there.
+        on_progress: called with `Progress`, a few times a second at most. What it raises stops
+            the run, which can be resumed.
+        checkpoint_seconds: at most so much work is lost when the process is killed.
+
+    Returns:
+        The run directory.
+
+    Raises:
+        InputError: the recipe does not fit the data or this machine; a package is missing; the
+            directory is in use, or damaged, or something else; the disk is full. What was there
+            stays as it was.
+    """
+    _check_installed()
+    plan = make_plan(recipe)
+    folder = Path(root) / plan.run
+    tell = on_progress or (lambda progress: None)
+    with contextlib.ExitStack() as held:
+        if not directory.is_finished(folder, plan.run) or directory.leftovers(folder):
+            with directory.clear_errors(folder):
+                held.enter_context(locked(folder))
+            if not directory.is_finished(folder, plan.run):
+                held.enter_context(_own_torch_settings(plan))
+                _Run(plan, folder, tell, checkpoint_seconds).go()
+            directory.discard(folder)
+    tell(Progress(run=plan.run, step=plan.steps, steps=plan.steps, finished=True))
+    return folder
+
+
+class _Run:
+    """A run at work in its directory, which is locked."""
+
+    def __init__(self, plan: Plan, folder: Path, tell: OnProgress, seconds: float) -> None:
+        self._plan, self._folder, self._tell = plan.on_device(), folder, tell
+        self._trainer = Trainer(self._plan)
+        self._evaluator = Evaluator(self._plan, self._trainer.module)
+        # only now, when nothing in the recipe can be wrong any more
+        state = directory.begin(folder, plan.record())
+        self._step = 0
+        self._rows: list[Row] = []
+        self._sessions: list[dict[str, Any]] = []
+        self._seconds = {"train": 0.0, "evaluate": 0.0, "write": 0.0}
+        if state is not None:
+            self._resume(state)
+        self._sessions.append({"step": self._step, **provenance()})
+        self._due, self._news = Throttle(seconds), Throttle(NEWS_SECONDS)
+        self._mark = time.perf_counter()
+
+    def _resume(self, state: State) -> None:
+        self._trainer.restore(state)
+        self._evaluator.definitions.update(state.definitions)
+        self._step = state.step
+        self._rows, self._sessions = list(state.rows), list(state.sessions)
+        self._seconds.update(state.seconds)
+
+    def go(self) -> None:
+        """Train to the end from wherever the run is, and finish its directory."""
+        self._tell(self._progress())
+        if not self._rows:
+            self._evaluate()
+        while self._step < self._plan.steps and not self._diverged:
+            self._rest_of_epoch()
+        directory.finish(self._folder, self._state(), diverged=self._diverged)
+
+    def _rest_of_epoch(self) -> None:
+        plan, recipe = self._plan, self._plan.recipe
+        points = evaluation_steps(plan.steps, recipe.evaluations)
+        epoch, start = divmod(self._step, plan.steps_per_epoch)
+        for images, labels in batches(
+            plan.data.train,
+            batch_size=recipe.batch_size,
+            seed=recipe.seed,
+            epoch=epoch,
+            shuffle=True,
+            drop_last=True,
+            augmentation=plan.data.augmentation if recipe.augment else "none",
+            start=start,
+        ):
+            self._trainer.update(self._step, images, labels)
+            self._step += 1
+            if self._step in points:
+                self._evaluate()
+                if self._diverged:
+                    return
+            elif self._due():
+                self._commit()
+            if self._news():
+                self._tell(self._progress())
+
+    @property
+    def _diverged(self) -> bool:
+        """Whether the last evaluation found a loss that is not finite: no step can mend that."""
+        return bool(self._rows) and self._rows[-1]["diverged"] == 1
+
+    def _evaluate(self) -> None:
+        """Add a row to the history, and make it what a killed run goes on from."""
+        plan, recipe = self._plan, self._plan.recipe
+        self._lap("train")
+        measured = self._evaluator(start=self._step == 0, end=self._step == plan.steps)
+        self._lap("evaluate")
+        row: Row = {
+            "step": self._step,
+            "epoch": self._step / plan.steps_per_epoch,
+            "lr": learning_rate(recipe.schedule, recipe.lr, step=self._step, steps=plan.steps),
+            "rho": recipe.rho,
+            "skipped": self._trainer.skipped,
+            "diverged": int(not self._evaluator.finite),
+            **measured,
+            "seconds/train": self._seconds["train"],
+            "seconds/evaluate": self._seconds["evaluate"],
+        }
+        self._rows.append(row)
+        self._commit()
+        self._tell(self._progress(row))
+
+    def _commit(self) -> None:
+        self._lap("train")
+        directory.commit(self._folder, self._plan.run, self._state())
+        self._lap("write")
+
+    def _state(self) -> State:
+        return State(
+            step=self._step,
+            model=self._trainer.module.state_dict(),
+            optimizer=self._trainer.optimizer.state_dict(),
+            seconds=self._seconds,
+            rows=self._rows,
+            definitions=self._evaluator.definitions,
+            sessions=self._sessions,
+        )
+
+    def _lap(self, kind: str) -> None:
+        """Book the time since the last call under `kind`."""
+        if self._plan.device == "cuda":
+            torch.cuda.synchronize()
+        now = time.perf_counter()
+        self._seconds[kind] += now - self._mark
+        self._mark = now
+
+    def _progress(self, row: Row | None = None) -> Progress:
+        return Progress(run=self._plan.run, step=self._step, steps=self._plan.steps, row=row)
+
+
+def _check_installed() -> None:
+    for name in NEEDED:
+        if importlib.util.find_spec(name) is None:
+            raise InputError(f"training needs {name}: pip install 'lowland[study]'")
+
+
+@contextlib.contextmanager
+def _own_torch_settings(plan: Plan) -> Iterator[None]:
+    """The recipe's threads, and random generators that are put back; torch has one of each."""
+    threads = torch.get_num_threads()
+    devices = [torch.cuda.current_device()] if plan.device == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.set_num_threads(plan.recipe.threads)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)
