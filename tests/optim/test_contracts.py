@@ -374,6 +374,16 @@ def test_skipping_on_the_device_agrees_with_skipping_on_the_host(name: str, whic
     assert ends[0][1] == ends[1][1]
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_a_radius_that_leaves_the_number_range_is_skipped(form: str) -> None:
+    model = network(3)
+    opt = make("sam", model, rho=1e39)
+    before = weights(model)
+    with pytest.warns(RuntimeWarning, match="not finite"):
+        FORMS[form](opt, model, *data(0))
+    assert equal(weights(model), before)
+
+
 def test_device_skipping_is_refused_where_the_base_cannot() -> None:
     with pytest.raises(ValueError, match="fused=True"):
         SAM(network().parameters(), torch.optim.SGD, lr=0.1, nonfinite="device")

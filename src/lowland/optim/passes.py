@@ -85,7 +85,7 @@ class UserPasses:
         clear(engine.groups)
         assert isinstance(request, Evaluate)
         assert request.at is not None
-        if step.bad:
+        if step.bad:  # the user's pass runs at w, and step() skips
             request.at.clear()
         engine.depart(request.at)
 

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from lowland.optim.plan import Evaluation
 
 
+LARGEST = torch.finfo(torch.float32).max
+"""A scale above this is not finite in the arithmetic of the weights."""
+
 SPARSE = (
     "a parameter has a sparse gradient, which has no perturbation: build the embedding with "
     "sparse=False"
@@ -164,7 +167,9 @@ class Step:
             n = float(norm)
             self.bad = self.bad or not math.isfinite(n) or bool(self.found)
             nothing = self.bad or (noise is not None and n < float(noise))
-            return [0.0 if nothing or rho == 0 else radius(n, rho) for rho in rhos]
+            found = [0.0 if nothing or rho == 0 else radius(n, rho) for rho in rhos]
+            self.bad = self.bad or any(abs(r) > LARGEST for r in found)
+            return found
         torch.maximum(self.found, (~torch.isfinite(norm)).to(self.found.dtype), out=self.found)
         radii = [radius(norm, rho) for rho in rhos]
         if noise is not None:
