@@ -753,7 +753,7 @@ def test_memory_is_one_copy_and_g_is_gone_before_the_second_pass() -> None:
             assert (g() is not None) == alive, kind
             losses(model)(x, y).mean().backward()
         opt.step()
-        held = sum(flat.numel() for flat in opt._engine.displacement._flat)
+        held = sum(flat.numel() for flat in opt._engine.displacement._store.flat)
         assert held == sum(p.numel() for p in model.parameters())
 
 

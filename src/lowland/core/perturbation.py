@@ -61,11 +61,12 @@ def global_norm(tensors: Sequence[Tensor]) -> Tensor:
 
 
 def inner_product(left: Sequence[Tensor], right: Sequence[Tensor]) -> Tensor:
-    """⟨a, b⟩ = Σ_l Σ_i a_li·b_li over all tensors together: a 0-dim tensor, float32 at least."""
+    """⟨a, b⟩ = Σ_l Σ_i Re(ā_li·b_li) over all tensors together: 0-dim, float32 at least."""
     products = []
     for a, b in zip(left, right, strict=True):
         wide = wide_dtype(a.dtype)
-        products.append(torch.sum(a.to(wide) * b.to(wide)))
+        product = a.to(wide).conj() * b.to(wide)
+        products.append(product.real.sum() if product.is_complex() else product.sum())
     return torch.stack(products).sum()
 
 

@@ -9,7 +9,6 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from lowland.core.errors import InputError
 from lowland.optim.perturbation import Elementwise, Perturbation
 from lowland.optim.sharpness_aware import SharpnessAware
 
@@ -30,7 +29,7 @@ class ASAM(SharpnessAware):
             warning. The scale of a normalization layer is named "weight" too.
         **options: everything that `SharpnessAware` takes, and the base optimizer's arguments.
 
-    Cost: 2 passes; one copy of the parameters, and two more while ε is built.
+    Cost: 2 passes; one copy of the parameters, and three more while ε is built.
     """
 
     def __init__(
@@ -44,8 +43,6 @@ class ASAM(SharpnessAware):
         model: nn.Module | None = None,
         **options: Any,
     ) -> None:
-        if not eta >= 0:
-            raise InputError(f"eta is {eta}: give a number that is not negative")
         params = list(params)
         unscaled = () if scale_bias else _biases(params, model)
         metric = Elementwise(eta=eta, unscaled=unscaled)
@@ -56,7 +53,14 @@ class ASAM(SharpnessAware):
 
 def _biases(params: list[Any], model: nn.Module | None) -> tuple[Tensor, ...]:
     """The parameters without "weight" in their name."""
-    named = dict(item for item in params if isinstance(item, tuple))
+    flat: list[Any] = []
+    for item in params:
+        if isinstance(item, dict) and not isinstance(item["params"], Tensor):
+            item["params"] = list(item["params"])
+            flat += item["params"]
+        else:
+            flat.append(item)
+    named = dict(item for item in flat if isinstance(item, tuple))
     if model is not None:
         named = dict(model.named_parameters())
     if not named:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -32,9 +31,14 @@ class Displacement:
 
     def __init__(self) -> None:
         self.displaced = False
-        self._params: list[Tensor] = []
-        self._buffers: list[Tensor] = []
-        self._flat: list[Tensor] = []
+        self._store = _Store([])
+        self._moved: list[Tensor] = []
+        self._saved: list[Tensor] = []
+
+    @property
+    def elements(self) -> int:
+        """Number of elements in the buffers."""
+        return sum(flat.numel() for flat in self._store.flat)
 
     def norm(self, params: list[Tensor], tensors: list[Tensor]) -> Tensor:
         """The joint Euclidean norm of `tensors`, shaped like `params`, which are about to move.
@@ -44,24 +48,29 @@ class Displacement:
         """
         if not params:
             return torch.zeros(())
-        self._prepare(params)
-        elements = sum(flat.numel() for flat in self._flat)
-        exact = all(wide_dtype(flat.dtype) == flat.dtype for flat in self._flat)
-        if self.displaced or elements >= SMALL * len(params) or not exact:
+        buffers = self._buffers(params)
+        whole = len(params) == len(self._store.params)
+        exact = all(wide_dtype(flat.dtype) == flat.dtype for flat in self._store.flat)
+        small = self.elements < SMALL * len(params)
+        if self.displaced or not (whole and exact and small):
             return global_norm(tensors)
-        torch._foreach_copy_(self._buffers, tensors)
-        return combine_norms([torch.linalg.vector_norm(flat) for flat in self._flat])
+        torch._foreach_copy_(buffers, tensors)
+        return combine_norms([torch.linalg.vector_norm(flat) for flat in self._store.flat])
 
     def go(self, moves: Move) -> None:
         """w ← w + s·d for every (parameters, directions d, scale s); w is copied away first."""
         if not moves:
             return
-        self._prepare([p for params, _, _ in moves for p in params])
-        torch._foreach_copy_(self._buffers, self._params)
+        moved = [p for params, _, _ in moves for p in params]
+        saved = self._buffers(moved)
+        torch._foreach_copy_(saved, moved)
+        self._moved, self._saved = moved, saved
         self.displaced = True
         for params, directions, scale in moves:
-            if isinstance(scale, Tensor):
-                torch._foreach_add_(params, torch._foreach_mul(directions, scale))
+            if isinstance(scale, Tensor) or any(p.dtype == torch.float16 for p in params):
+                # float16 has no room for a scale like ρ/‖g‖: the product is formed in float32
+                wide = [d.to(wide_dtype(d.dtype)) for d in directions]
+                torch._foreach_add_(params, torch._foreach_mul(wide, scale))
             else:
                 torch._foreach_add_(params, directions, alpha=scale)
 
@@ -69,31 +78,52 @@ class Displacement:
         """Put w back, bit for bit. Safe to call at any time and any number of times."""
         if self.displaced:
             with torch.no_grad():
-                torch._foreach_copy_(self._params, self._buffers)
+                torch._foreach_copy_(self._moved, self._saved)
             self.displaced = False
 
-    def _prepare(self, params: list[Tensor]) -> None:
-        """Buffers for exactly these parameters; the ones of the last step if they are the same."""
-        same = len(params) == len(self._params) and all(map(operator.is_, params, self._params))
-        if same and self._fits(params):
-            return
-        self._params, self._flat = params, []
-        self._buffers = [torch.empty(0)] * len(params)
+    def _buffers(self, params: list[Tensor]) -> list[Tensor]:
+        """Their buffers: the ones they had, unless a parameter is new or not what it was."""
+        store = self._store
+        if len(params) == len(store.params) and all(map(operator.is_, params, store.params)):
+            if store.fits():
+                return store.buffers
+        elif store.fits() and all(id(p) in store.places for p in params):
+            return [store.buffers[store.places[id(p)]] for p in params]
+        new = [p for p in params if id(p) not in store.places]
+        self._store = _Store([*store.params, *new] if store.fits() else params)
+        return self._buffers(params)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies and pickles start with no buffers of their own."""
+        return Displacement().__dict__
+
+
+class _Store:
+    """Buffers for a list of parameters, flat per type and device."""
+
+    def __init__(self, params: list[Tensor]) -> None:
         kinds: dict[tuple[torch.dtype, torch.device], list[int]] = {}
         for i, p in enumerate(params):
             kinds.setdefault((p.dtype, p.device), []).append(i)
+        buffers: list[Tensor] = [torch.empty(0)] * len(params)
+        self.flat: list[Tensor] = []
         for (dtype, device), members in kinds.items():
             sizes = [params[i].numel() for i in members]
             flat = torch.empty(sum(sizes), dtype=dtype, device=device)
             for i, piece in zip(members, torch.split(flat, sizes), strict=True):
-                self._buffers[i] = piece.view(params[i].shape)
-            self._flat.append(flat)
+                buffers[i] = piece.view(params[i].shape)
+            self.flat.append(flat)
+        self.params, self.buffers = list(params), buffers
+        self.places = {id(p): i for i, p in enumerate(params)}
+        self._kinds = self._now()
 
-    def _fits(self, params: Sequence[Tensor]) -> bool:
-        """Whether the parameters are still where and what they were (``model.to(...)``)."""
-        first, buffer = params[0], self._buffers[0]
-        return first.dtype == buffer.dtype and first.device == buffer.device
+    def _now(self) -> list[Any]:
+        device = self.params[0].device if self.params else None
+        return [device, *map(_DTYPE, self.params), *map(_SHAPE, self.params)]
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Copies and pickles start with no buffers of their own."""
-        return {"displaced": False, "_params": [], "_buffers": [], "_flat": []}
+    def fits(self) -> bool:
+        """Whether the parameters still are what they were (``model.double()``, a new ``.data``)."""
+        return self._now() == self._kinds
+
+
+_DTYPE, _SHAPE = operator.attrgetter("dtype"), operator.attrgetter("shape")

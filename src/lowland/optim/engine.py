@@ -8,6 +8,7 @@ optimizer's attributes still share it.
 from __future__ import annotations
 
 import math
+import operator
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from torch.optim import Optimizer
 
 from lowland.core.errors import InputError
 from lowland.core.perturbation import mark_non_finite
+from lowland.optim.checks import check_common, check_group
 from lowland.optim.displacement import Displacement, Move
 from lowland.optim.evaluators import BatchEvaluator, ClosureEvaluator, ForeignGradients
 from lowland.optim.gradient import Gradient, Group, Part, clear, collect, put
@@ -55,7 +57,7 @@ class Engine:
         self.last: StepRecord | None = None
         self.owns_state = False
         self._standing: Gradient | None = None
-        self._chosen: tuple[int, dict[Tensor, None]] | None = None
+        self._chosen: tuple[list[Tensor], set[Tensor]] | None = None
         self._warned: set[str] = set()
 
     # What the settings say
@@ -70,8 +72,8 @@ class Engine:
 
     @property
     def device(self) -> torch.device:
-        device: torch.device = self.groups[0]["params"][0].device
-        return device
+        first: Tensor = next(p for group in self.groups for p in group["params"])
+        return first.device
 
     @property
     def keeps_gradient(self) -> bool:
@@ -105,12 +107,12 @@ class Engine:
         hyper = self.groups[0]
         return self.acts() and self.plan.perturbs(hyper["sam_step"] - hyper["start"], hyper)
 
-    def ahead(self, part: Part) -> tuple[list[Tensor], list[Tensor]]:
-        """(M·d, M^½·d) of one group."""
+    def direction(self, part: Part) -> Part:
+        """d of one group."""
         transform = self.perturbation.transform
-        if transform is not None:
-            part = Part(part.group, part.params, transform.direction(part, self.state))
-        return self.perturbation.metric(part)
+        if transform is None:
+            return part
+        return Part(part.group, part.params, transform.direction(part, self.state))
 
     def select(self, gradient: Gradient, found: Tensor | None) -> Gradient:
         """The tensors that move; the finiteness of the others goes into `found`."""
@@ -122,22 +124,25 @@ class Engine:
             mark_non_finite(gradient.where(lambda p: p not in chosen).tensors, found)
         return gradient.where(lambda p: p in chosen)
 
-    def _selected(self) -> dict[Tensor, None]:
+    def _selected(self) -> set[Tensor]:
         params = [p for group in self.groups for p in group["params"]]
-        if self._chosen is None or self._chosen[0] != len(params):
-            chosen = dict.fromkeys(self.perturbation.selection(self.model, params))
+        known = [] if self._chosen is None else self._chosen[0]
+        if len(known) != len(params) or not all(map(operator.is_, known, params)):
+            chosen = set(self.perturbation.selection(self.model, params))
             if not chosen:
                 raise InputError(
                     "the selection leaves nothing to perturb: none of the selected parameters of "
                     "the model is in the optimizer"
                 )
-            self._chosen = (len(params), chosen)
+            self._chosen = (params, chosen)
+        assert self._chosen is not None
         return self._chosen[1]
 
     def check_settings(self) -> None:
         """Selections, radii and intervals, said to be wrong before training starts."""
         for group in self.groups:
             check_group(group)
+        check_common(self.groups, ("start", "end", "every", *self.plan.defaults))
         if not isinstance(self.perturbation.selection, Everything):
             self._selected()
 
@@ -166,12 +171,12 @@ class Engine:
             request = next(program)
             while isinstance(request, Evaluate) and not step.bad:
                 request = program.send(self._evaluate(request, evaluator, step, returned))
+        except StopIteration:
+            raise RuntimeError("the plan ended without an Update: end it with one") from None
         finally:
             program.close()
         self.finish(step, request)
-        if closure:
-            return returned[0]
-        return step.loss.value
+        return returned[0] if closure else step.loss.value
 
     def _evaluate(
         self, request: Evaluate, evaluator: Evaluator, step: Step, returned: list[Any]
@@ -190,7 +195,7 @@ class Engine:
             if isinstance(loss, Tensor):
                 loss = loss.detach()  # lets go of the graph before the second pass builds its own
             if not returned:
-                self.foreign.after()
+                self.foreign.after(loss)
         except BaseException:
             clear(self.groups)
             raise
@@ -217,40 +222,46 @@ class Engine:
         self._standing = None
         self.statistics.begin()
         self.displacement.go(move)
+        torch.clear_autocast_cache()  # it holds half-precision copies of w
         move.clear()
 
     def come_back(self) -> None:
         """To w, with running statistics and random state as they were. Idempotent."""
-        self.displacement.come_back()
+        if self.displacement.displaced:
+            self.displacement.come_back()
+            torch.clear_autocast_cache()
         self.statistics.end()
         self.random.resume()
 
     def finish(self, step: Step, request: Evaluate | Update) -> None:
         """Descend along u, or skip the step if anything was not finite."""
         if step.bad or not isinstance(request, Update):
-            return self._skip(step)
+            return self.skip(step)
         u = request.gradient
         if u is not self._standing:
             put(u, self.groups)
         self._standing = None
         if step.known_bad(u, host=not self.on_device):
-            return self._skip(step)
+            return self.skip(step)
+        writes = step.new_state()
         self._base_step(step)
-        step.commit()
+        for p, key, value in writes:
+            self.state[p][key] = value
         self._count(skipped=step.found if self.on_device else 0)
         skipped = step.found > 0 if self.on_device else False
         self.last = step.record(skipped, self.groups[0]["sam_skipped"])
         self.foreign.leave(self.groups)
 
-    def _skip(self, step: Step) -> None:
+    def skip(self, step: Step) -> None:
+        """Take no step: count it, and say so once."""
         self._standing = None
         self._count(skipped=1)
         total = self.groups[0]["sam_skipped"]
         self.last = step.record(True, total)
         self.foreign.leave(self.groups)
         self.warn_once(
-            "a gradient was not finite: weights and state are as before, the step was skipped "
-            "(opt.last.skipped_total counts such steps; this is said once)"
+            "a gradient or its norm was not finite: weights and state are as before, the step was "
+            "skipped (opt.last.skipped_total counts such steps; this is said once)"
         )
 
     def _count(self, skipped: int | Tensor) -> None:
@@ -293,19 +304,3 @@ class Engine:
             "_standing": None,
             "_chosen": None,
         }
-
-
-def check_group(group: Group) -> None:
-    """Say what is wrong with the hyperparameters of a parameter group.
-
-    Raises:
-        InputError: ρ is negative or not finite; start, end or every make no sense.
-    """
-    rho = group["rho"]
-    if isinstance(rho, bool) or not isinstance(rho, int | float) or not 0 <= rho < math.inf:
-        raise InputError(f"rho is {rho!r}: give a finite number that is not negative")
-    start, end, every = group["start"], group["end"], group["every"]
-    if start < 0 or (end is not None and end < start):
-        raise InputError(f"start is {start} and end {end}: give steps with 0 <= start <= end")
-    if every < 1:
-        raise InputError(f"every is {every}: give 1 to perturb in every step, k for every k-th")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -79,7 +80,7 @@ class BatchEvaluator:
 
 
 def _call(loss_fn: LossFn, batch: Any) -> Any:
-    if isinstance(batch, dict):
+    if isinstance(batch, Mapping):
         return loss_fn(**batch)
     if isinstance(batch, tuple | list):
         return loss_fn(*batch)
@@ -89,7 +90,7 @@ def _call(loss_fn: LossFn, batch: Any) -> Any:
 def _leaves(batch: Any) -> list[Tensor]:
     if isinstance(batch, Tensor):
         return [batch]
-    if isinstance(batch, dict):
+    if isinstance(batch, Mapping):
         return [leaf for value in batch.values() for leaf in _leaves(value)]
     if isinstance(batch, tuple | list):
         return [leaf for value in batch for leaf in _leaves(value)]
@@ -109,10 +110,11 @@ def _examples(batch: Any) -> int:
 def _take(batch: Any, part: slice | Tensor, examples: int) -> Any:
     if isinstance(batch, Tensor):
         return batch[part] if batch.ndim and batch.shape[0] == examples else batch
-    if isinstance(batch, dict):
+    if isinstance(batch, Mapping):
         return {key: _take(value, part, examples) for key, value in batch.items()}
     if isinstance(batch, tuple | list):
-        return [_take(value, part, examples) for value in batch]
+        values = [_take(value, part, examples) for value in batch]
+        return type(batch)(*values) if hasattr(batch, "_fields") else type(batch)(values)
     return batch
 
 
@@ -120,8 +122,8 @@ class ForeignGradients:
     """Tells gradients that the engine left behind from those that somebody else made.
 
     A closure that does not start from zero would add its gradient to what stands there. What the
-    engine left is simply cleared. If it is somebody else's, zeros are planted on one parameter:
-    a closure that clears replaces them, one that does not accumulates into them and is told so.
+    engine left is simply cleared. If it is somebody else's, NaN is planted on one parameter: a
+    closure that clears wipes it out, one that does not accumulates into it and is told so.
     """
 
     def __init__(self) -> None:
@@ -144,15 +146,15 @@ class ForeignGradients:
         ours = left is not None and grad is left[0]() and grad._version == left[1]
         if ours or not any(bool(p.grad.any()) for g in groups for p in g["params"] if _has(p)):
             return
-        self._planted = (param, torch.zeros_like(param))
+        self._planted = (param, torch.full_like(param, math.nan))
 
     def plant(self) -> None:
         """Call once ``.grad`` is cleared."""
         if self._planted:
-            param, zeros = self._planted
-            param.grad = zeros
+            param, planted = self._planted
+            param.grad = planted
 
-    def after(self) -> None:
+    def after(self, loss: Any) -> None:
         """Call after the first evaluation.
 
         Raises:
@@ -160,13 +162,14 @@ class ForeignGradients:
         """
         if self._planted is None:
             return
-        (param, zeros), self._planted = self._planted, None
-        if param.grad is not zeros:
+        (param, planted), self._planted = self._planted, None
+        grad = param.grad
+        if grad is None or not bool(torch.isnan(grad).all()):
             return
-        if zeros._version == 0:
-            param.grad = None
-        elif zeros._version == 1:
-            raise RuntimeError(FOUND_GRADIENTS)
+        if grad is planted and planted._version == 0:
+            param.grad = None  # neither cleared nor touched: the closure has no gradient for it
+        elif not isinstance(loss, Tensor) or bool(torch.isfinite(loss).all()):
+            raise RuntimeError(FOUND_GRADIENTS)  # a loss that is not finite is another matter
 
 
 def _has(p: Tensor) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -10,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from lowland.core.errors import InputError
 from lowland.core.perturbation import global_norm, inner_product, wide_dtype
+from lowland.optim.checks import check_number, check_whole
 from lowland.optim.gradient import Gradient
 from lowland.optim.plan import Evaluate, Program, Update
 from lowland.optim.sharpness_aware import SharpnessAware
@@ -110,6 +111,6 @@ class LookSAM(SharpnessAware):
         alpha: float = 0.7,
         **options: Any,
     ) -> None:
-        if k < 1:
-            raise InputError(f"k is {k}: give the number of steps per second pass, at least 1")
+        check_whole("k", k, least=1)
+        check_number("alpha", alpha, least=-math.inf)
         super().__init__(params, base, rho=rho, plan=LookAhead(k, alpha), **options)

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from torch.optim import Optimizer
 
-from lowland.core.errors import InputError
+from lowland.optim.checks import check_whole
 from lowland.optim.gradient import WeightedMean
 from lowland.optim.plan import Evaluate, Program, Update
 from lowland.optim.sharpness_aware import SharpnessAware
@@ -65,6 +65,5 @@ class MSAM(SharpnessAware):
         rho: float = 0.05,
         **options: Any,
     ) -> None:
-        if m < 1:
-            raise InputError(f"m is {m}: give the number of examples behind each ε, at least 1")
+        check_whole("m", m, least=1)
         super().__init__(params, base, rho=rho, plan=PerShard(m), **options)

@@ -12,7 +12,7 @@ from types import TracebackType
 import torch
 
 from lowland.optim.engine import Engine
-from lowland.optim.gradient import Gradient, clear, put
+from lowland.optim.gradient import Gradient, clear, collect, put
 from lowland.optim.plan import Evaluate, Evaluation, Program, plain_step
 from lowland.optim.step import Step
 
@@ -43,7 +43,7 @@ class OpenPass:
     examples: float
     inside: bool = True
     held: Gradient | None = None  # the gradient at w, where no second pass is needed
-    more: bool = False  # left with last=False: further micro-batches follow
+    more: bool = False  # left with last=False (or failed after one): micro-batches follow
 
 
 @dataclass
@@ -107,8 +107,10 @@ class UserPasses:
                 "a perturbed pass inside a perturbed pass: leave perturbed(), or finish with "
                 "second_step(), before the next one (weights are back at w)"
             )
-        if not current.inside:
-            self.abandon()
+        if not current.inside:  # done, and step() never came: what stands in .grad is new
+            current.program.close()
+            self.open = None
+            self.engine.warn_once(UNFINISHED)
         return None
 
     @torch.no_grad()
@@ -126,7 +128,9 @@ class UserPasses:
         if failed:
             current.program.close()
             clear(engine.groups)
-            self.open = None
+            current.step.bad = current.more = bool(current.step.second.weight)
+            if not current.more:
+                self.open = None
             return
         if current.held is not None:
             put(current.held, engine.groups)
@@ -134,6 +138,9 @@ class UserPasses:
 
     def _take_in(self, current: OpenPass, last: bool) -> None:
         mean, groups = current.step.second, self.engine.groups
+        if current.step.bad:  # nothing of this step will be used; step() skips and says so
+            current.more = not last
+            return
         if last and not mean.weight:
             return
         mean.add(self.engine.standing("the perturbed pass"), current.examples)
@@ -159,12 +166,20 @@ class UserPasses:
             )
         if current is None:
             if engine.perturbs():
+                if self._only_makes_state():
+                    engine.base.step()
+                    return
                 raise RuntimeError(NO_PASS)
             step = engine.begin()
             program = engine.program(step)
             next(program)
         else:
             step, program = current.step, current.program
+        if step.bad:
+            self.open = None
+            program.close()
+            engine.skip(step)
+            return
         gradient = engine.standing("no backward() came before step(): it")
         self.open = None
         try:
@@ -174,12 +189,22 @@ class UserPasses:
         finally:
             program.close()
 
+    def _only_makes_state(self) -> bool:
+        """Whether this is how distributed checkpoints make a fresh optimizer fill its state: a
+        step at learning rate 0 along zero gradients."""
+        groups = self.engine.groups
+        if any(float(group.get("lr", 1.0)) != 0.0 for group in groups):
+            return False
+        gradient = collect(groups)
+        return bool(gradient.parts) and not any(bool(t.any()) for t in gradient.tensors)
+
     def abandon(self) -> None:
         """Give up a pass that was never finished: weights at w, gradients dropped, said once."""
         current = self.open
         if current is None:
             return
         self.leave(failed=True)
+        self.open = None
         self.engine.warn_once(UNFINISHED)
 
 

@@ -7,6 +7,7 @@ The transform comes before the metric; only the engine reduces the norm.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from lowland.core.errors import InputError
 from lowland.core.perturbation import wide_dtype
 from lowland.core.selection import match_names, normalization_parameters
+from lowland.optim.checks import check_number
 from lowland.optim.gradient import Part
 
 State = dict[Tensor, dict[str, Any]]
@@ -130,15 +132,20 @@ class Elementwise:
     unscaled: tuple[Tensor, ...] = ()
     defaults: ClassVar[tuple[str, ...]] = ("eta",)
 
+    def __post_init__(self) -> None:
+        check_number("eta", self.eta, least=0.0)
+
     def __call__(self, part: Part) -> tuple[list[Tensor], list[Tensor]]:
         outside = {id(p) for p in self.unscaled}
         inside = [i for i, p in enumerate(part.params) if id(p) not in outside]
         ahead, halfway = list(part.tensors), list(part.tensors)
         if inside:
-            scales = list(torch._foreach_abs([part.params[i].detach() for i in inside]))
+            weights = [part.params[i].detach() for i in inside]
+            scales = list(torch._foreach_abs([w.to(wide_dtype(w.dtype)) for w in weights]))
             if part.group["eta"]:
                 torch._foreach_add_(scales, part.group["eta"])
-            once = torch._foreach_mul([part.tensors[i] for i in inside], scales)
+            # in float32 for half types: w²·g leaves the range of float16
+            once = torch._foreach_mul(scales, [part.tensors[i] for i in inside])
             twice = torch._foreach_mul(once, scales)
             for i, t, tt in zip(inside, once, twice, strict=True):
                 halfway[i], ahead[i] = t, tt
@@ -167,6 +174,7 @@ class MinusRunningMean:
     def __post_init__(self) -> None:
         if not 0 <= self.ema_decay < 1:
             raise InputError(f"ema_decay is {self.ema_decay}: give a number in [0, 1)")
+        check_number("sigma", self.sigma, least=-math.inf)
         if self.ema not in ("before", "after"):
             raise InputError(f"ema is {self.ema!r}: give 'before' or 'after'")
 

@@ -6,11 +6,13 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from torch import Tensor, nn
-from torch.optim import LBFGS, Optimizer
+from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from lowland.core.errors import InputError, unknown
-from lowland.optim.engine import OWN, Engine, check_group
+from lowland.core.errors import InputError
+from lowland.optim.base import check_names, make_base, skips_on_device
+from lowland.optim.checks import check_common, check_group
+from lowland.optim.engine import OWN, Engine
 from lowland.optim.evaluators import Backward, BatchEvaluator, Closure, ClosureEvaluator, LossFn
 from lowland.optim.passes import SPLITS, PerturbedPass, UserPasses
 from lowland.optim.perturbation import Perturbation
@@ -103,6 +105,7 @@ class SharpnessAware(Optimizer):
         own |= perturbation.defaults() | {name: getattr(program, name) for name in program.defaults}
         check_group(own)
         base_optimizer = make_base(params, base, base_arguments)
+        check_names(own, base_optimizer)
         super().__init__(
             base_optimizer.param_groups,
             {**base_optimizer.defaults, **own, "sam_step": 0, "sam_skipped": 0},
@@ -116,7 +119,7 @@ class SharpnessAware(Optimizer):
             loss_terms=tuple(loss_terms),
             model=model,
             statistics=statistics,
-            on_device=_on_device(nonfinite, base_optimizer),
+            on_device=skips_on_device(nonfinite, base_optimizer),
             replay_rng=replay_rng,
             schedule=schedule,
         )
@@ -276,6 +279,11 @@ class SharpnessAware(Optimizer):
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """As in ``torch.optim``; a group may have its own ``"rho"``."""
         check_group({**self.defaults, **param_group})
+        if self.param_groups and hasattr(self, "_engine"):
+            names = ("start", "end", "every", *self._engine.plan.defaults)
+            check_common([self.param_groups[0], {**self.defaults, **param_group}], names)
+            for counter in ("sam_step", "sam_skipped"):
+                param_group[counter] = self.param_groups[0][counter]
         super().add_param_group(param_group)
 
     def register_step_pre_hook(self, hook: Callable[..., Any]) -> RemovableHandle:
@@ -306,71 +314,6 @@ class _As:
 
     def __call__(self, base: Optimizer, args: Any, kwargs: Any) -> Any:
         return self._hook(self._optimizer, args, kwargs)
-
-
-def make_base(
-    params: Iterable[Any], base: type[Optimizer] | Optimizer | None, arguments: dict[str, Any]
-) -> Optimizer:
-    """The base optimizer, from a class or an instance.
-
-    Raises:
-        InputError: it cannot be a base, or does not hold these parameters.
-    """
-    if base is None:  # older SAM code names the argument so
-        base = arguments.pop("base_optimizer", None)
-    if base is LBFGS or isinstance(base, LBFGS):
-        raise InputError(
-            "LBFGS cannot be a base: it calls its closure many times a step and searches along a "
-            "line; use SGD, AdamW or another optimizer that steps from one gradient"
-        )
-    if isinstance(base, SharpnessAware):
-        raise InputError("the base is sharpness-aware already: give a plain optimizer")
-    if isinstance(base, Optimizer):
-        _check_instance(params, base, arguments)
-        return base
-    if not (isinstance(base, type) and issubclass(base, Optimizer)):
-        raise InputError(
-            f"base is {base!r}: give a torch.optim class, such as torch.optim.SGD, or an instance"
-        )
-    params = list(params)
-    if not params:
-        raise InputError("the parameter list is empty: pass model.parameters() of a model with any")
-    return base(params, **arguments)
-
-
-def _check_instance(params: Iterable[Any], base: Optimizer, arguments: dict[str, Any]) -> None:
-    if arguments:
-        raise InputError(
-            f"unexpected {', '.join(arguments)}: the base is an instance and has its settings "
-            "already"
-        )
-    given: set[Tensor] = set()
-    for item in params:
-        if isinstance(item, dict):
-            raise InputError(
-                "parameter groups beside a base instance: the instance has its groups already; "
-                "pass the parameters alone and set opt.param_groups[i]['rho']"
-            )
-        given.add(item[1] if isinstance(item, tuple) else item)
-    held = {p for group in base.param_groups for p in group["params"]}
-    if not given:
-        raise InputError("the parameter list is empty: pass the parameters that the base holds")
-    if given != held:
-        raise InputError(
-            f"the base holds {len(held)} parameters and {len(given)} others were given: "
-            "pass exactly the ones that it holds"
-        )
-
-
-def _on_device(nonfinite: str, base: Optimizer) -> bool:
-    if nonfinite not in ("skip", "device"):
-        raise unknown("nonfinite", nonfinite, ("skip", "device"))
-    if nonfinite == "device" and not getattr(base, "_step_supports_amp_scaling", False):
-        raise InputError(
-            f"nonfinite='device' needs a base that honours found_inf, and {type(base).__name__} "
-            "does not as it is: build it with fused=True, or use nonfinite='skip'"
-        )
-    return nonfinite == "device"
 
 
 def _split_state(state: dict[Any, Any]) -> tuple[dict[Any, Any], dict[Any, Any]]:

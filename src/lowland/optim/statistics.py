@@ -7,6 +7,7 @@ that the network never has.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterable
 from typing import Any, Literal
 
@@ -16,7 +17,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.utils.hooks import RemovableHandle
 
-from lowland.core.errors import unknown
+from lowland.core.errors import InputError, unknown
 
 Policy = Literal["frozen", "update", "eval"]
 POLICIES = ("frozen", "update", "eval")
@@ -25,12 +26,10 @@ _ASK_FOR_MODEL = (
     "the model is compiled, so its normalization layers cannot be found from outside: "
     "pass model= to the optimizer"
 )
-
-
-def _is_compiled(module: nn.Module) -> bool:
-    if isinstance(module, torch._dynamo.OptimizedModule):
-        return True
-    return getattr(module, "_compiled_call_impl", None) is not None  # by module.compile()
+_SCRIPTED = (
+    "the model has scripted modules, whose running statistics cannot be reached: pass the eager "
+    "model, or bn_second='update' to let the second pass update them"
+)
 
 
 class RunningStatistics:
@@ -59,75 +58,133 @@ class RunningStatistics:
         if policy not in POLICIES:
             raise unknown("bn_second", policy, POLICIES)
         self.model, self.policy, self.classes = model, policy, classes
-        self._layers: list[nn.Module] | None = None
-        self._seen: dict[nn.Module, bool] = {}
-        self._buffers: list[Tensor] = []
-        self._saved: list[Tensor] = []
-        self._pool: dict[Tensor, Tensor] = {}
+        self._protected: list[tuple[nn.Module, str, Tensor, Tensor]] = []
+        self._modes: dict[nn.Module, bool] = {}
+        self._pool: dict[tuple[nn.Module, str], Tensor] = {}
         self._hook: RemovableHandle | None = None
-        self._harmless: set[type[nn.Module]] = set()
+        self._others: set[type[nn.Module]] = set()
+        if model is not None and policy != "update":
+            self._layers(model)
 
     def begin(self) -> None:
         """Call before the pass at w+ε."""
         if self.policy == "update":
             return
         if self.model is None:
-            self._hook = register_module_forward_pre_hook(self._on_call)
-            return
-        if self._layers is None:
-            self._layers = [m for m in self.model.modules() if self._tracks(m)]
-        self._protect(m for m in self._layers if m.training)
+            self._hook = register_module_forward_pre_hook(_Weakly(self))
+        else:
+            self._protect(self._layers(self.model))
 
     def end(self) -> None:
         """Call after it, however it ended. Safe to call any number of times."""
         if self._hook is not None:
             self._hook.remove()
             self._hook = None
-        if self._buffers:
+        if self._protected:
             with torch.no_grad():
-                torch._foreach_copy_(self._buffers, self._saved)
-            self._buffers, self._saved = [], []
-        for layer, training in self._seen.items():
+                buffers = [buffer for *_, buffer, _ in self._protected]
+                torch._foreach_copy_(buffers, [saved for *_, saved in self._protected])
+            for layer, name, buffer, _ in self._protected:
+                layer._buffers[name] = buffer  # a layer may have put a new tensor in its place
+            self._protected = []
+        for layer, training in self._modes.items():
             layer.training = training
-        self._seen = {}
+        self._modes = {}
+
+    def _layers(self, model: nn.Module) -> list[nn.Module]:
+        """The layers with running statistics, looked up anew: layers come and go."""
+        found: list[nn.Module] = []
+        pending, seen = [model], set()
+        while pending:
+            module = pending.pop()
+            if type(module) not in self._others and id(module) not in seen:
+                seen.add(id(module))
+                if isinstance(module, torch.jit.ScriptModule):
+                    raise InputError(_SCRIPTED)
+                if self._tracks(module):
+                    found.append(module)
+            if module._modules:
+                pending += [child for child in module._modules.values() if child is not None]
+        return found
 
     def _tracks(self, module: nn.Module) -> bool:
         if isinstance(module, self.classes):
             return True
-        return isinstance(module, _NormBase) and module.running_mean is not None
+        if isinstance(module, _NormBase):
+            return module.running_mean is not None
+        if not isinstance(module, torch.jit.ScriptModule):
+            self._others.add(type(module))  # no instance of this class needs a second look
+        return False
 
     def _protect(self, layers: Iterable[nn.Module]) -> None:
-        buffers: list[Tensor] = []
+        protected = []
         for layer in layers:
-            self._seen[layer] = layer.training
             if self.policy == "eval":
+                self._modes[layer] = layer.training
                 layer.training = False
-            else:
-                buffers += [b for b in layer.buffers(recurse=False) if b is not None]
-        if buffers:
-            saved = [self._space(b) for b in buffers]
-            torch._foreach_copy_(saved, buffers)
-            self._saved += saved
-            self._buffers += buffers
+                continue
+            for name, buffer in layer._buffers.items():
+                if buffer is not None:
+                    protected.append((layer, name, buffer, self._space(layer, name, buffer)))
+        if protected:
+            saved = [space for *_, space in protected]
+            torch._foreach_copy_(saved, [buffer for _, _, buffer, _ in protected])
+            self._protected += protected
 
-    def _space(self, buffer: Tensor) -> Tensor:
-        space = self._pool.get(buffer)
-        if space is None:
-            space = self._pool[buffer] = torch.empty_like(buffer)
+    def _space(self, layer: nn.Module, name: str, buffer: Tensor) -> Tensor:
+        space = self._pool.get((layer, name))
+        if space is None or _kind(space) != _kind(buffer):
+            space = self._pool[layer, name] = torch.empty_like(buffer)
         return space
 
-    def _on_call(self, module: nn.Module, args: tuple[Any, ...]) -> None:
-        if type(module) in self._harmless:
+    def __del__(self) -> None:
+        """An optimizer that is dropped in the middle of a step leaves no hook behind."""
+        hook = getattr(self, "_hook", None)
+        if hook is not None:
+            hook.remove()
+
+    def on_call(self, module: nn.Module) -> None:
+        """What the hook does: protect a layer with running statistics when it first runs."""
+        if type(module) in self._others:
             return
         if torch.compiler.is_compiling() or _is_compiled(module):
             raise RuntimeError(_ASK_FOR_MODEL)
-        if self._tracks(module) and module.training and module not in self._seen:
+        if self._tracks(module) and not self._is_protected(module):
             with torch.no_grad():
                 self._protect([module])
-        elif not isinstance(module, (_NormBase, *self.classes)):
-            self._harmless.add(type(module))  # a class whose instances need no second look
+
+    def _is_protected(self, module: nn.Module) -> bool:
+        return module in self._modes or any(module is layer for layer, *_ in self._protected)
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles keep the settings and find their layers anew."""
-        fresh = RunningStatistics(self.model, self.policy, self.classes)
-        return fresh.__dict__
+        return {
+            **self.__dict__,
+            "_protected": [],
+            "_modes": {},
+            "_pool": {},
+            "_hook": None,
+            "_others": set(),
+        }
+
+
+class _Weakly:
+    """The hook, which must not keep its owner alive."""
+
+    def __init__(self, owner: RunningStatistics) -> None:
+        self._owner = weakref.ref(owner)
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        owner = self._owner()
+        if owner is not None:
+            owner.on_call(module)
+
+
+def _kind(tensor: Tensor) -> tuple[torch.dtype, torch.device, torch.Size]:
+    return tensor.dtype, tensor.device, tensor.shape
+
+
+def _is_compiled(module: nn.Module) -> bool:
+    if isinstance(module, torch._dynamo.OptimizedModule):
+        return True
+    return getattr(module, "_compiled_call_impl", None) is not None  # by module.compile()

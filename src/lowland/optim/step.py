@@ -140,16 +140,23 @@ class Step:
             self._first.add(_owned(first.gradient), first.examples)
         chosen = self._engine.select(first.gradient, self.found)
         moves, measured, guard = [], [], self._engine.relative_guard
-        for part in chosen:
-            ahead, halfway = self._engine.ahead(part)
+        if not chosen.parts:
+            raise RuntimeError(
+                "none of the selected parameters has a gradient: there is nothing to perturb"
+            )
+        directions = [self._engine.direction(part) for part in chosen]
+        for part in directions:
+            ahead, halfway = self._engine.perturbation.metric(part)
             moves.append((part.params, ahead))
             measured.append(halfway)
         joint = [t for tensors in measured for t in tensors]
         if any(t.layout is not torch.strided for t in joint):
             raise RuntimeError(SPARSE)
         norm = self._engine.displacement.norm(chosen.params, joint)
-        noise = guard * global_norm(chosen.tensors) if guard else None
-        radii = self._radii([part.group for part in chosen], norm, noise)
+        quiet = None
+        if guard:  # d is what rounding has left of g
+            quiet = global_norm(Gradient(directions).tensors) < guard * global_norm(chosen.tensors)
+        radii = self._radii([part.group for part in chosen], norm, quiet)
         self._norm = norm
         if len(radii) == 1:
             self._size = norm * abs(radii[0])
@@ -159,21 +166,21 @@ class Step:
         triples = [(p, d, r) for (p, d), r in zip(moves, radii, strict=True)]
         return [m for m in triples if isinstance(m[2], Tensor) or m[2] != 0.0]
 
-    def _radii(self, groups: list[Group], norm: Tensor, noise: Tensor | None) -> list[Any]:
+    def _radii(self, groups: list[Group], norm: Tensor, quiet: Tensor | None) -> list[Any]:
         """φ per group: numbers where the host may look at n, tensors where that would wait."""
         rhos = [g["rho"] * self._factor * (-1 if g.get("maximize") else 1) for g in groups]
         radius = self._engine.perturbation.radius
         if norm.device.type == "cpu":
             n = float(norm)
             self.bad = self.bad or not math.isfinite(n) or bool(self.found)
-            nothing = self.bad or (noise is not None and n < float(noise))
+            nothing = self.bad or n == 0.0 or (quiet is not None and bool(quiet))
             found = [0.0 if nothing or rho == 0 else radius(n, rho) for rho in rhos]
             self.bad = self.bad or any(abs(r) > LARGEST for r in found)
             return found
         torch.maximum(self.found, (~torch.isfinite(norm)).to(self.found.dtype), out=self.found)
         radii = [radius(norm, rho) for rho in rhos]
-        if noise is not None:
-            radii = [torch.where(norm < noise, torch.zeros_like(r), r) for r in radii]
+        if quiet is not None:
+            radii = [torch.where(quiet, torch.zeros_like(r), r) for r in radii]
         return radii
 
     def known_bad(self, u: Gradient, *, host: bool) -> bool:
@@ -183,18 +190,23 @@ class Step:
             self.bad = bool(self.found)
         return self.bad
 
-    def commit(self) -> None:
-        """Write the staged state; on the device, only where everything was finite."""
+    def new_state(self) -> list[tuple[Tensor, str, Tensor]]:
+        """(parameter, key, value) of all state that this step changes, computed but not written.
+
+        On the device, values stay what they were where anything was not finite.
+        """
         self._stage_transform()
         self._engine.owns_state = self._engine.owns_state or bool(self._staged)
+        writes: list[tuple[Tensor, str, Tensor]] = []
         for key, new in self._staged:
             for p, value in zip(new.params, new.tensors, strict=True):
-                slot = self.state[p]
                 if self._engine.on_device:
-                    old = slot.get(key, torch.zeros_like(value))
-                    value = torch.where(self.found > 0, old, value)
-                slot[key] = value
-        self._staged = []
+                    old = self.state[p].get(key)
+                    if old is None and bool(self.found):
+                        continue  # waits for the device, in a parameter's first step only
+                    value = value if old is None else torch.where(self.found > 0, old, value)
+                writes.append((p, key, value))
+        return writes
 
     def _stage_transform(self) -> None:
         transform = self._engine.perturbation.transform

@@ -1,0 +1,52 @@
+"""Hyperparameters that make no sense, said in one line."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lowland.core.errors import InputError
+
+
+def check_number(name: str, value: Any, *, least: float) -> None:
+    """Raise `InputError` unless `value` is a finite number, at least `least`."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not (number and math.isfinite(value) and value >= least):
+        bound = "" if least == -math.inf else f", at least {least:g}"
+        raise InputError(f"{name} is {value!r}: give a finite number{bound}")
+
+
+def check_whole(name: str, value: Any, *, least: int) -> None:
+    """Raise `InputError` unless `value` is a whole number, at least `least`."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise InputError(f"{name} is {value!r}: give a whole number, at least {least}")
+
+
+def check_group(group: Mapping[str, Any]) -> None:
+    """Say what is wrong with the hyperparameters of a parameter group.
+
+    Raises:
+        InputError: ρ is negative or not finite; start, end or every make no sense.
+    """
+    rho = group["rho"]
+    if isinstance(rho, bool) or not isinstance(rho, int | float) or not 0 <= rho < math.inf:
+        raise InputError(f"rho is {rho!r}: give a finite number that is not negative")
+    start, end = group["start"], group["end"]
+    check_whole("start", start, least=0)
+    if end is not None:
+        check_whole("end", end, least=0)
+        if end < start:
+            raise InputError(f"end is {end} and start {start}: give steps with start <= end")
+    check_whole("every", group["every"], least=1)
+
+
+def check_common(groups: Sequence[Mapping[str, Any]], names: Sequence[str]) -> None:
+    """Raise `InputError` if a hyperparameter of the whole step differs between groups."""
+    for name in names:
+        values = {repr(group.get(name)) for group in groups}
+        if len(values) > 1:
+            raise InputError(
+                f"parameter groups differ in {name} ({', '.join(sorted(values))}), which belongs "
+                "to the step as a whole: give it once, to the optimizer"
+            )
