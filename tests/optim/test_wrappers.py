@@ -118,6 +118,7 @@ def test_accelerate(form: str) -> None:
 
 
 DDP = """
+import os
 import sys
 import torch
 import torch.distributed as dist
@@ -144,7 +145,11 @@ for kind in (SAM, FSAM):
 
         opt.step(closure)
     torch.save(weights(model), f"{out}/{kind.__name__}-{rank}.pt")
+    del parallel
+dist.barrier()
 dist.destroy_process_group()
+sys.stdout.flush()
+os._exit(0)  # gloo's threads may abort an ordinary exit on a busy machine
 """
 
 

@@ -1,0 +1,1 @@
+"""Reports: tables, figures and one page, from a record of results alone."""

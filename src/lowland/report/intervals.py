@@ -1,4 +1,4 @@
-"""The mean of a few independent numbers and its Student-t interval, as tables and verdicts use it."""
+"""The mean of a few independent numbers and its Student-t interval."""
 
 from __future__ import annotations
 

@@ -1,0 +1,29 @@
+"""Studies: published claims, run again over seeds, that end in a verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from lowland.core.errors import unknown
+from lowland.studies.folder import default_folder
+from lowland.studies.low_rank import STUDY as LOW_RANK
+from lowland.studies.runner import execute
+from lowland.studies.study import Choice, Study, radii
+
+STUDIES: Mapping[str, Study] = MappingProxyType({study.name: study for study in (LOW_RANK,)})
+"""Every study by name."""
+
+
+def get(name: str) -> Study:
+    """A study by name.
+
+    Raises:
+        InputError: there is none; the nearest name is given.
+    """
+    if name not in STUDIES:
+        raise unknown("study", name, STUDIES)
+    return STUDIES[name]
+
+
+__all__ = ["STUDIES", "Choice", "Study", "default_folder", "execute", "get", "radii"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,7 +20,9 @@ class Run:
         name: name of the run directory.
         group: the part of the grid that it belongs to, for example ``"main"``.
         method, rho, seed: its place in the grid.
-        history: per column one number per evaluation, in order of time.
+        history: per column one number per evaluation, in order of time; None where the column was
+            not measured then.
+        diverged: training stopped at an evaluation whose loss was not finite.
         seconds: wall time of training and evaluations.
         recipe: everything that was set.
         provenance: versions, hardware and time of the run.
@@ -30,21 +33,37 @@ class Run:
     method: str
     rho: float
     seed: int
-    history: Mapping[str, Sequence[float]]
+    history: Mapping[str, Sequence[float | None]]
+    diverged: bool = False
     seconds: float = 0.0
     recipe: Mapping[str, Any] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
-    def curve(self, column: str) -> Sequence[float]:
-        """All evaluations of a column.
+    def curve(self, column: str) -> list[float]:
+        """All evaluations of a column; what a diverged run could not measure is NaN.
 
         Raises:
-            NotMeasuredError: the run has no such column, or no value in it.
+            NotMeasuredError: some evaluation lacks it though the run did not diverge.
         """
-        values = self.history.get(column)
-        if not values:
-            raise NotMeasuredError(f"{column} was not measured")
-        return values
+        return [self._number(column, value) for value in self._values(column)]
+
+    def start(self, column: str) -> float:
+        """The evaluation at initialisation; raises as `curve` does."""
+        return self._number(column, self._values(column)[0])
+
+    def final(self, column: str) -> float:
+        """The last evaluation; raises as `curve` does."""
+        return self._number(column, self._values(column)[-1])
+
+    def _values(self, column: str) -> Sequence[float | None]:
+        return self.history.get(column) or [None]
+
+    def _number(self, column: str, value: float | None) -> float:
+        if value is not None:
+            return value
+        if self.diverged:
+            return math.nan
+        raise NotMeasuredError(f"{column} was not measured")
 
 
 class Runs:
@@ -65,7 +84,7 @@ class Runs:
         """
         rhos = sorted({rho for name, rho, _ in self._runs if name == group})
         if len(rhos) < 2 or rhos[0] != 0:
-            raise NotMeasuredError(f"{group} runs need ρ = 0 and at least one other ρ")
+            raise NotMeasuredError(f"the {group} runs need ρ = 0 and another ρ")
         return rhos
 
     def seeds(self, group: str) -> list[int]:
@@ -78,10 +97,10 @@ class Runs:
         """One run."""
         return self._runs[group, rho, seed]
 
-    def curve(self, group: str, rho: float, seed: int, column: str) -> Sequence[float]:
+    def curve(self, group: str, rho: float, seed: int, column: str) -> list[float]:
         """All evaluations of one column of one run."""
         return self.run(group, rho, seed).curve(column)
 
     def final(self, group: str, rho: float, seed: int, column: str) -> float:
         """The last evaluation of one column of one run."""
-        return self.curve(group, rho, seed, column)[-1]
+        return self.run(group, rho, seed).final(column)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -121,12 +122,14 @@ class Plan:
         runs: the grid.
         claims: every claim, judged together as one family.
         panels: what the report draws.
+        fingerprint: SHA-256 of the data, as `lowland.data` gives it.
         notes: sentences that a reader needs, for example how many examples were measured.
     """
 
     runs: tuple[Planned, ...]
     claims: tuple[Claim, ...]
     panels: tuple[Panel, ...]
+    fingerprint: str
     notes: tuple[str, ...] = ()
 
 
@@ -152,6 +155,16 @@ class Study:
     settings: Mapping[str, str]
     plan: Callable[[Choice], Plan]
 
+    def describe(self) -> dict[str, Any]:
+        """What the list of studies says about it."""
+        return {
+            "name": self.name,
+            "title": self.title,
+            "source": self.source,
+            "shows": self.shows,
+            "sizes": dict(self.sizes),
+        }
+
     def check(self, choice: Choice) -> None:
         """Refuse sizes, settings and numbers that make no grid.
 
@@ -166,8 +179,8 @@ class Study:
                 raise unknown(kind, name, known)
         if choice.seeds is not None and choice.seeds < 1:
             raise InputError(f"seeds must be 1 or more, not {choice.seeds}")
-        if choice.rhos is not None and not any(rho > 0 for rho in choice.rhos):
-            raise InputError("rho needs a value above 0; 0 is always compared with")
+        if choice.rhos is not None:
+            _check_radii(choice.rhos)
 
 
 def assess(claim: Claim, runs: Runs, *, family: int) -> tuple[Finding, Verdict]:
@@ -197,6 +210,26 @@ def describe(claim: Claim) -> dict[str, Any]:
         "threshold": claim.rule.margin if isinstance(claim.rule, Within) else claim.rule.delta,
         "reason": claim.reason,
     }
+
+
+def radii(text: str) -> tuple[float, ...] | None:
+    """Radii from text such as ``"0.05, 0.1"``; None from nothing.
+
+    Raises:
+        InputError: something in it is not a number.
+    """
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    try:
+        return tuple(float(part) for part in parts) or None
+    except ValueError:
+        raise InputError(f"rho must be numbers such as 0.05,0.1, not {text!r}") from None
+
+
+def _check_radii(rhos: Sequence[float]) -> None:
+    if wrong := [rho for rho in rhos if not (math.isfinite(rho) and rho >= 0)]:
+        raise InputError(f"rho must be finite and 0 or more, not {wrong[0]:g}")
+    if not any(rhos):
+        raise InputError("rho needs a value above 0; 0 is always compared with")
 
 
 def grid(rhos: Sequence[float], seeds: Sequence[int]) -> list[tuple[float, int]]:

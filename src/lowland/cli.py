@@ -1,0 +1,176 @@
+"""The commands: parse, call, print.
+
+A typed function is the command: its parameters are the options. Parsing and working are apart: a
+command only returns its job, so that no library stands between the job and its errors.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from lowland import __version__
+from lowland.core.errors import InputError, unknown
+
+Job = Callable[[], int]
+"""Does the work of a command and returns the exit code."""
+
+UsageError: Any = typer.BadParameter.__mro__[1]
+"""What the parser raises; its home differs between versions of typer."""
+
+app = typer.Typer(
+    help="Sharpness-aware training in PyTorch, and studies that end in a verdict.",
+    add_completion=False,
+    rich_markup_mode=None,
+)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Parse the command line and do what it says.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        InputError: the command line, or what it names, cannot be used.
+    """
+    command: Any = typer.main.get_command(app)
+    words = [word for word in arguments if not word.startswith("-")]
+    if words and words[0] not in command.commands:
+        raise unknown("command", words[0], command.commands)
+    try:
+        job = command.main(list(arguments), prog_name="lowland", standalone_mode=False)
+    except UsageError as error:
+        raise _said(error) from None
+    return job() if callable(job) else int(job or 0)
+
+
+def _said(error: Any) -> InputError:
+    """The parser's complaint in one line, with the nearest option where one is unknown."""
+    if hasattr(error, "possibilities"):
+        return unknown("option", error.option_name, _names(error.ctx))
+    message = " ".join(error.format_message().split()).rstrip(".")
+    command = error.ctx.command_path if error.ctx else "lowland"
+    return InputError(f"{message}: see `{command} --help`")
+
+
+def _names(context: Any) -> list[str]:
+    options = [option for parameter in context.command.params for option in parameter.opts]
+    return ["--help", *(option for option in options if option.startswith("--"))]
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"lowland {__version__}")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def _top(
+    context: typer.Context,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version."
+        ),
+    ] = False,
+) -> None:
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+@app.command()
+def study(
+    name: Annotated[str, typer.Argument(help="Name of a study, or `list` for all of them.")],
+    size: Annotated[str, typer.Option(help="smoke, default or paper.")] = "default",
+    data: Annotated[str, typer.Option(help="Data set: digits, fashion-mnist, parquet:PATH.")] = (
+        "digits"
+    ),
+    setting: Annotated[str, typer.Option(help="minimal or state-of-the-art.")] = "minimal",
+    method: Annotated[str, typer.Option(help="Method of the runs with ρ above 0.")] = "sam",
+    rho: Annotated[str, typer.Option(help="Radii, such as 0.05,0.1; 0 is always added.")] = "",
+    seeds: Annotated[int | None, typer.Option(help="Number of seeds.")] = None,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a setting of every run."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the study. [default: runs/NAME-DATA-SIZE]")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Runs side by side. [default: one per core]")
+    ] = None,
+) -> Job:
+    """Run published claims again, over seeds, and judge them."""
+    if name == "list":
+        return _list
+    changes = changes or []
+    return lambda: _study(
+        name, size, data, setting, method, rho, seeds, changes, out=out, workers=workers
+    )
+
+
+@app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a study.")],
+) -> Job:
+    """Show a study that has run, and write its report.html."""
+    return lambda: _report(folder)
+
+
+def _study(
+    name: str,
+    size: str,
+    data: str,
+    setting: str,
+    method: str,
+    rho: str,
+    seeds: int | None,
+    changes: Sequence[str],
+    *,
+    out: Path | None,
+    workers: int | None,
+) -> int:
+    from lowland import studies
+    from lowland.report import progress, terminal
+    from lowland.report.page import PAGE
+
+    chosen = studies.get(name)
+    choice = studies.Choice(
+        size=size,
+        data=data,
+        setting=setting,
+        method=method,
+        rhos=studies.radii(rho),
+        seeds=seeds,
+        overrides=tuple(changes),
+    )
+    folder = out or studies.default_folder(chosen, choice)
+    workers = (os.cpu_count() or 1) if workers is None else workers
+    with progress.shown(Console(stderr=True)) as tell:
+        results = studies.execute(chosen, choice, folder, workers=workers, tell=tell)
+    terminal.show(results, folder / PAGE, Console())
+    return 1 if results["failures"] else 0
+
+
+def _list() -> int:
+    from lowland import studies
+    from lowland.report import terminal
+
+    terminal.show_studies([study.describe() for study in studies.STUDIES.values()], Console())
+    return 0
+
+
+def _report(folder: Path) -> int:
+    from lowland.report import terminal
+    from lowland.report.page import write_page
+    from lowland.report.results import read_results
+
+    results = read_results(folder)
+    terminal.show(results, write_page(folder, results), Console())
+    return 0

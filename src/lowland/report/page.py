@@ -1,0 +1,210 @@
+"""`report.html`: one file that opens anywhere, offline, made from a record of results alone."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from lowland.core.files import write_text
+from lowland.core.provenance import source_hash
+from lowland.report import words
+from lowland.report.figures import Figure, curves, finals, line_sample, palette
+from lowland.report.series import rhos
+from lowland.report.strip import strip
+from lowland.report.tables import by_rho, by_run, facts, html_table
+
+PAGE = "report.html"
+
+# Nothing may be loaded from anywhere, whatever a library tries.
+_POLICY = (
+    "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data: blob:"
+)
+
+
+def write_page(folder: Path, results: Mapping[str, Any]) -> Path:
+    """Write the report of `results` into `folder`; one that is up to date is left alone."""
+    path = folder / PAGE
+    stamp = _stamp(results)
+    if not _has_stamp(path, stamp):
+        write_text(path, render(results, stamp=stamp))
+    return path
+
+
+def render(results: Mapping[str, Any], *, stamp: str = "") -> str:
+    """The whole page as HTML."""
+    from plotly.offline import get_plotlyjs
+
+    over_time, at_the_end = curves(results), finals(results)
+    sections = (
+        _header(results),
+        _claims(results["claims"]),
+        _section("Over training", _legend(results), _figures(over_time), _curve_note(results)),
+        _section("At the end, against ρ", _figures(at_the_end), _final_note(results)),
+        _section("Numbers", _card(html_table(*by_rho(results)))),
+        _section("How to read this", _notes(results)),
+        _section("Provenance", _provenance(results)),
+    )
+    figures = [{"name": f.name, "spec": f.spec} for f in (*over_time, *at_the_end)]
+    return (
+        "<!doctype html>\n"
+        f'<html lang="en"><head><meta charset="utf-8"><meta name="lowland-results" '
+        f'content="{stamp}"><meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{escape(results['study']['name'])}: {escape(results['study']['title'])}</title>"
+        f"<style>{_asset('page.css')}</style></head>\n<body><main>{''.join(sections)}</main>\n"
+        f'<script type="application/json" id="figures">{script_json(figures)}</script>\n'
+        f"<script>{get_plotlyjs()}</script>\n<script>{_asset('page.js')}</script>\n"
+        "</body></html>\n"
+    )
+
+
+def _stamp(results: Mapping[str, Any]) -> str:
+    """Hash of what the page is made from: the results and the code of the report."""
+    text = json.dumps(results, sort_keys=True) + source_hash(("report",))
+    text += _asset("page.css") + _asset("page.js")
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _has_stamp(path: Path, stamp: str) -> bool:
+    try:
+        with path.open(encoding="utf-8") as file:
+            return f'content="{stamp}"' in file.read(400)
+    except (OSError, UnicodeDecodeError):
+        return False
+
+
+def _asset(name: str) -> str:
+    return resources.files("lowland.report").joinpath(name).read_text(encoding="utf-8")
+
+
+def script_json(value: Any) -> str:
+    """JSON that cannot end the script element it stands in."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return text.replace("<", "\\u003c")
+
+
+def _section(title: str, *content: str) -> str:
+    return f"<section><h2>{escape(title)}</h2>{''.join(content)}</section>"
+
+
+def _card(content: str) -> str:
+    return f'<div class="card scroll">{content}</div>'
+
+
+def _header(results: Mapping[str, Any]) -> str:
+    study, asked = results["study"], results["asked"]
+    what = (
+        f"Study {study['name']}, {asked['size']} size, {asked['setting']} setting, on "
+        f"{asked['data']}: {words.seeds(len(asked['seeds']))}, "
+        f"ρ from {min(asked['rhos']):g} to {max(asked['rhos']):g}, {asked['method']}"
+    )
+    return (
+        f'<header><h1>{escape(study["title"])}</h1><p class="meta">{escape(study["source"])}</p>'
+        f'<p class="meta">{escape(what)}</p>'
+        f'<p class="summary">{escape(words.summary(results["claims"]))}</p></header>'
+    )
+
+
+def _claims(claims: Sequence[Mapping[str, Any]]) -> str:
+    return _section("Verdicts", f'<ul class="claims">{"".join(map(_claim, claims))}</ul>')
+
+
+def _claim(claim: Mapping[str, Any]) -> str:
+    word = claim["verdict"]
+    chip = f'<span class="chip {word.replace(" ", "-")}">{words.VERDICTS[word]} {word}</span>'
+    needs = f"needs {words.threshold(claim)}"
+    return (
+        f'<li class="card claim">{chip}<div><p class="sentence">{escape(claim["sentence"])}</p>'
+        f'<p class="numbers">{escape(words.effect(claim))} '
+        f'<span class="note">({escape(needs)})</span></p></div>'
+        f'<div class="side">{strip(claim)}</div>'
+        f"<details><summary>what was published, what was measured</summary>{_details(claim)}"
+        "</details></li>"
+    )
+
+
+def _details(claim: Mapping[str, Any]) -> str:
+    rows = [
+        ("published", f"{claim['published']} ({claim['source']})"),
+        ("effect", claim["effect"]),
+        ("threshold", f"{words.threshold(claim)}: {claim['reason']}"),
+        ("found", claim["detail"]),
+        ("by seed", _by_seed(claim)),
+        *((f"beside: {b['label']}", _beside(b, claim["unit"])) for b in claim["beside"]),
+    ]
+    return _definitions((name, text) for name, text in rows if text)
+
+
+def _by_seed(claim: Mapping[str, Any]) -> str:
+    if claim["n"] < 2:
+        return ""
+    return ", ".join(words.amount(e, claim["unit"]) for e in claim["effects"].values())
+
+
+def _beside(other: Mapping[str, Any], unit: str) -> str:
+    if other["estimate"] is None:
+        return "no interval"
+    interval = words.span(other["low"], other["high"], unit)
+    return f"{words.amount(other['estimate'], unit)} {interval}, {words.seeds(other['n'])}"
+
+
+def _definitions(rows: Iterable[tuple[str, str]]) -> str:
+    cells = (f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in rows)
+    return f"<dl>{''.join(cells)}</dl>"
+
+
+def _legend(results: Mapping[str, Any]) -> str:
+    buttons = (
+        f'<button type="button" data-rho="{rho:g}" aria-pressed="true">'
+        f"{line_sample(colour, index)}{words.radius(rho)}</button>"
+        for index, (rho, colour) in enumerate(palette(rhos(results["runs"])).items())
+    )
+    return f'<div class="legend" title="show or hide a radius">{"".join(buttons)}</div>'
+
+
+def _figures(figures: Sequence[Figure]) -> str:
+    drawn = (
+        f'<figure class="card"><figcaption><h3>{escape(f.title)}</h3>'
+        f'<p class="note">{escape(f.note)}</p></figcaption>'
+        f'<div class="plot" id="{f.name}"></div></figure>'
+        for f in figures
+    )
+    return f'<div class="figures">{"".join(drawn)}</div>'
+
+
+def _curve_note(results: Mapping[str, Any]) -> str:
+    n = len(results["asked"]["seeds"])
+    text = (
+        f"Means over {words.seeds(n)} with 95% t intervals at each evaluation (not corrected)."
+        if n > 1
+        else "One seed: curves without intervals, which are no result."
+    )
+    return f'<p class="note">{text}</p>'
+
+
+def _final_note(results: Mapping[str, Any]) -> str:
+    return (
+        '<p class="note">Grey: every seed, joined. Black: mean with 95% t interval (not corrected; '
+        "the verdicts above compare seed by seed, which is sharper).</p>"
+    )
+
+
+def _notes(results: Mapping[str, Any]) -> str:
+    items = "".join(f"<li>{escape(note)}</li>" for note in results["notes"])
+    rule = escape(results["rule"]["words"])
+    return f'<div class="card text"><p>{rule}</p><ul>{items}</ul></div>'
+
+
+def _provenance(results: Mapping[str, Any]) -> str:
+    failed = "".join(
+        f"<p>failed: {escape(f['group'])}, {words.radius(f['rho'])}, seed {f['seed']}: "
+        f"{escape(f['error'])}</p>"
+        for f in results["failures"]
+    )
+    runs = f"<details><summary>every run</summary>{_card(html_table(*by_run(results)))}</details>"
+    return f'<div class="card text">{_definitions(facts(results))}{failed}</div>{runs}'

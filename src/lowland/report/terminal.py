@@ -1,0 +1,112 @@
+"""The report in the terminal: verdicts first, then means by ρ. Reads well from 60 columns up."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console, Group
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from lowland.report import words
+from lowland.report.tables import Rows, by_rho
+
+_STYLES = {
+    "holds": "bold green",
+    "does not hold": "bold red",
+    "cannot tell": "bold yellow",
+    "no data here": "dim",
+}
+_WIDE = 90
+
+
+def show(results: Mapping[str, Any], page: Path, console: Console) -> None:
+    """Print the report; `page` is where the one to look at lies."""
+    study, asked, claims = results["study"], results["asked"], results["claims"]
+    console.print()
+    console.print(Text(study["title"], style="bold"))
+    seeds = words.seeds(len(asked["seeds"]))
+    console.print(
+        Text(f"{study['name']}, {asked['size']} size, on {asked['data']}, {seeds}", style="dim")
+    )
+    console.print()
+    console.print(words.summary(claims), style="bold", highlight=False)
+    console.print()
+    console.print(_verdicts(claims, wide=console.width >= _WIDE))
+    for part in _tables(results, console.width):
+        console.print(part)
+    _footer(results, page, console)
+
+
+def show_studies(studies: Sequence[Mapping[str, Any]], console: Console) -> None:
+    """Print what each study is, where it comes from, what it shows, and how long it takes."""
+    for study in studies:
+        table = Table.grid(padding=(0, 2))
+        table.add_column(no_wrap=True, style="dim")
+        table.add_column()
+        table.add_row("source", Text(study["source"]))
+        table.add_row("shows", Text(study["shows"]))
+        for size, time in study["sizes"].items():
+            table.add_row(f"--size {size}", Text(time))
+        console.print(Text(study["name"], style="bold") + Text(f"  {study['title']}"))
+        console.print(Padding(table, (0, 0, 1, 2)))
+
+
+def _verdicts(claims: Sequence[Mapping[str, Any]], *, wide: bool) -> Table:
+    table = Table.grid(padding=(0, 2), expand=False)
+    table.add_column(no_wrap=True)
+    table.add_column(ratio=3)
+    if wide:
+        table.add_column(ratio=2)
+    for claim in claims:
+        word = claim["verdict"]
+        chip = Text(f"{words.VERDICTS[word]} {word}", style=_STYLES[word])
+        sentence = Text(claim["sentence"])
+        numbers = Text(
+            words.effect(claim), style="cyan" if claim["estimate"] is not None else "dim"
+        )
+        needs = Text(f"needs {words.threshold(claim)}", style="dim")
+        cells = [sentence, Group(numbers, needs)] if wide else [Group(sentence, numbers, needs)]
+        table.add_row(chip, *cells)
+        table.add_row()
+    return table
+
+
+def _tables(results: Mapping[str, Any], width: int) -> list[Padding]:
+    """Means at the end by ρ, as many columns beside each other as fit."""
+    head, rows = by_rho(results)
+    each = max(1, (width - 8) // 17)
+    return [
+        Padding(_table(head, rows, range(i, min(i + each, len(head)))), (0, 0, 1, 0))
+        for i in range(1, len(head), each)
+    ]
+
+
+def _table(head: Sequence[str], rows: Rows, columns: Sequence[int]) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    for index in (0, *columns):
+        table.add_column(head[index], justify="right", vertical="bottom", max_width=15)
+    for row in rows:
+        table.add_row(*(row[index] for index in (0, *columns)))
+    return table
+
+
+def _footer(results: Mapping[str, Any], page: Path, console: Console) -> None:
+    console.print(
+        "Means over seeds ± half of a 95% t interval (not corrected). The verdicts' intervals are "
+        f"corrected for {results['rule']['family']} claims and hold together with 95%.",
+        style="dim",
+        highlight=False,
+    )
+    for failure in results["failures"]:
+        console.print(
+            f"failed: {failure['group']}, {words.radius(failure['rho'])}, "
+            f"seed {failure['seed']}: {failure['error']}",
+            style="red",
+            markup=False,
+            highlight=False,
+        )
+    console.print(f"report: {page}", markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,232 @@
+"""Effects on the feature rank, one per seed.
+
+Throughout, R(ρ) is the feature rank at one block of the network trained with radius ρ, ρ = 0 is
+plain training, and ρmax is the largest radius of the grid.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from itertools import zip_longest
+
+from lowland.studies.effects import (
+    common_level,
+    kendall,
+    mean,
+    relative_fall,
+    value_at_level,
+)
+from lowland.studies.low_rank.columns import (
+    MAIN,
+    TRAIN_LOSS,
+    VARIANCES,
+    Measured,
+    means_by_rho,
+    rank_column,
+)
+from lowland.studies.runs import NotMeasuredError, Runs
+from lowland.studies.study import Effects, Finding
+
+
+def rank_at_end(runs: Runs, what: Measured) -> Finding:
+    """1 - R(ρmax) / R(0) at the last evaluation."""
+
+    def fall(column: str) -> Effects:
+        top = runs.rhos(MAIN)[-1]
+        return {
+            seed: relative_fall(
+                runs.final(MAIN, 0.0, seed, column), runs.final(MAIN, top, seed, column)
+            )
+            for seed in runs.seeds(MAIN)
+        }
+
+    column = rank_column(what.block)
+    return Finding(
+        effects=fall(column),
+        detail=means_by_rho(runs, column) + _order_with_rho(runs, column),
+        resolution=_one_rank(runs, column),
+        beside=_where_measured(_variants(what), fall),
+    )
+
+
+def rank_throughout(runs: Runs, what: Measured) -> Finding:
+    """Mean of 1 - R(ρmax) / R(0) over all evaluations after initialisation."""
+    column = rank_column(what.block)
+    falls = _falls_over_time(runs, column)
+    below = [fall > 0 for curve in falls.values() for fall in curve]
+    detail = f"Rank lower than in plain training at {sum(below)} of {len(below)} evaluations."
+    return Finding(
+        effects={seed: mean(curve) for seed, curve in falls.items()},
+        detail=detail,
+        resolution=_one_rank(runs, column),
+        beside={"first half of training": {s: mean(c[: len(c) // 2]) for s, c in falls.items()}},
+    )
+
+
+def rank_from_initialisation(runs: Runs, what: Measured) -> Finding:
+    """The weaker of two falls: from initialisation to the end at ρ = 0, then on to ρmax."""
+
+    def parts(column: str) -> tuple[Effects, Effects]:
+        top = runs.rhos(MAIN)[-1]
+        plain, sam = {}, {}
+        for seed in runs.seeds(MAIN):
+            run = runs.run(MAIN, 0.0, seed)
+            after = run.final(column)
+            plain[seed] = relative_fall(run.start(column), after)
+            sam[seed] = relative_fall(after, runs.final(MAIN, top, seed, column))
+        return plain, sam
+
+    def weaker(column: str) -> Effects:
+        plain, sam = parts(column)
+        return {seed: _least(plain[seed], sam[seed]) for seed in plain}
+
+    column = rank_column(what.block)
+    plain, sam = parts(column)
+    starts = [runs.run(MAIN, 0.0, seed).start(column) for seed in plain]
+    return Finding(
+        effects=weaker(column),
+        detail=f"Rank at initialisation {mean(starts):.1f}.",
+        resolution=_one_rank(runs, column),
+        beside={
+            "plain training alone": plain,
+            "SAM on top": sam,
+            **_where_measured({f"at {other}": rank_column(other) for other in what.others}, weaker),
+        },
+    )
+
+
+def rank_on_test(runs: Runs, what: Measured) -> Finding:
+    """Mean over ρ of R on test images / R on as many train images, minus 1."""
+
+    def deviation(column: str) -> Effects:
+        on_test = column.replace("rank/train/", "rank/test/")
+        return {seed: mean(_ratios(runs, seed, on_test, column)) for seed in runs.seeds(MAIN)}
+
+    column = rank_column(what.block)
+    on_test = rank_column(what.block, split="test")
+    single = [r for seed in runs.seeds(MAIN) for r in _ratios(runs, seed, on_test, column)]
+    largest = max(single, key=abs, default=math.nan)
+    return Finding(
+        effects=deviation(column),
+        detail=f"Largest difference in a single run: {largest:+.1%}.",
+        resolution=_one_rank(runs, column),
+        beside=_where_measured(_variants(what), deviation),
+    )
+
+
+def order_across_thresholds(runs: Runs, what: Measured) -> Finding:
+    """1 - mean Kendall τ between the order of ρ by rank at 99% and at 95% and 99.9%."""
+    rhos = runs.rhos(MAIN)
+
+    def deviation(block: str, center: str) -> Effects:
+        columns = [rank_column(block, center=center, variance=share) for share in VARIANCES]
+        found = {}
+        for seed in runs.seeds(MAIN):
+            first, *rest = (
+                [runs.final(MAIN, rho, seed, column) for rho in rhos] for column in columns
+            )
+            found[seed] = 1 - mean([kendall(first, other) for other in rest])
+        return found
+
+    return Finding(
+        effects=deviation(what.block, "unit"),
+        detail=f"{len(rhos)} values of ρ make {len(rhos) * (len(rhos) - 1) // 2} pairs per seed.",
+        resolution=2 / (len(rhos) * (len(rhos) - 1)),
+        beside={"published centring": deviation(what.block, "example")},
+    )
+
+
+def rank_at_matched_loss(runs: Runs, what: Measured) -> Finding:
+    """1 - R(ρmax) / R(0), each where its run first reaches a train loss that all ρ reach."""
+    rhos = runs.rhos(MAIN)
+    seeds = runs.seeds(MAIN)
+
+    def fall(column: str) -> Effects:
+        found = {}
+        for seed in seeds:
+            if any(runs.run(MAIN, rho, seed).diverged for rho in rhos):
+                found[seed] = math.nan
+                continue
+            losses = [runs.curve(MAIN, rho, seed, TRAIN_LOSS) for rho in rhos]
+            level = common_level(losses)
+            if level is not None:
+                ends = [
+                    value_at_level(losses[i], runs.curve(MAIN, rhos[i], seed, column), level)
+                    for i in (0, -1)
+                ]
+                found[seed] = relative_fall(*ends)
+        return found
+
+    column = rank_column(what.block)
+    effects = fall(column)
+    if not effects:
+        raise NotMeasuredError("no seed has a train loss that all ρ reach")
+    return Finding(
+        effects=effects,
+        detail=f"{len(effects)} of {len(seeds)} seeds have a train loss that all ρ reach.",
+        resolution=_one_rank(runs, column),
+    )
+
+
+def _one_rank(runs: Runs, column: str) -> float:
+    """The share that one dimension is of the rank at ρ = 0: relative falls move in such steps."""
+    ranks = [runs.final(MAIN, 0.0, seed, column) for seed in runs.seeds(MAIN)]
+    return 1 / max(mean(ranks), 1.0) if ranks else 0.0
+
+
+def _variants(what: Measured) -> dict[str, str]:
+    """Other definitions of the rank, by what they are called in the report."""
+    judged = what.block
+    return {
+        "published centring": rank_column(judged, center="example"),
+        **{
+            f"at {100 * share:g}% of the variance": rank_column(judged, variance=share)
+            for share in VARIANCES[1:]
+        },
+        **{f"at {other}": rank_column(other) for other in what.others},
+    }
+
+
+def _where_measured(
+    columns: dict[str, str], effect: Callable[[str], Effects]
+) -> dict[str, Effects]:
+    found = {}
+    for label, column in columns.items():
+        try:
+            found[label] = effect(column)
+        except NotMeasuredError:
+            continue
+    return found
+
+
+def _least(*values: float) -> float:
+    return math.nan if any(math.isnan(value) for value in values) else min(values)
+
+
+def _ratios(runs: Runs, seed: int, top: str, bottom: str) -> list[float]:
+    """top / bottom - 1 at the end, for every ρ."""
+    return [
+        -relative_fall(runs.final(MAIN, rho, seed, bottom), runs.final(MAIN, rho, seed, top))
+        for rho in runs.rhos(MAIN)
+    ]
+
+
+def _falls_over_time(runs: Runs, column: str) -> dict[int, list[float]]:
+    top = runs.rhos(MAIN)[-1]
+    falls = {}
+    for seed in runs.seeds(MAIN):
+        curves = (runs.curve(MAIN, rho, seed, column) for rho in (0.0, top))
+        # a run that diverged ends early
+        pairs = zip_longest(*curves, fillvalue=math.nan)
+        falls[seed] = [relative_fall(*pair) for pair in pairs][1:]
+    return falls
+
+
+def _order_with_rho(runs: Runs, column: str) -> str:
+    rhos = runs.rhos(MAIN)
+    orders = [
+        -kendall(rhos, [runs.final(MAIN, rho, seed, column) for rho in rhos])
+        for seed in runs.seeds(MAIN)
+    ]
+    return f" Kendall's τ of falling order with ρ, mean over seeds: {mean(orders):.2f}."

@@ -1,0 +1,152 @@
+"""The grids of the low-rank study: what is run at each size, and what is refused."""
+
+from __future__ import annotations
+
+import pytest
+
+from lowland import InputError, studies
+from lowland.studies import Choice
+from lowland.studies.study import Plan
+
+STUDY = studies.get("low-rank")
+
+
+def planned(**choice: object) -> Plan:
+    chosen = Choice(**choice)  # type: ignore[arg-type]
+    STUDY.check(chosen)
+    return STUDY.plan(chosen)
+
+
+def grid(plan: Plan, group: str) -> list[tuple[float, int]]:
+    return [(p.recipe.rho, p.recipe.seed) for p in plan.runs if p.group == group]
+
+
+def test_default_is_two_grids_of_five_by_five_on_digits() -> None:
+    plan = planned()
+    for group in ("main", "transfer"):
+        assert sorted(grid(plan, group)) == sorted(
+            (rho, seed) for rho in (0.0, 0.05, 0.1, 0.2, 0.4) for seed in range(5)
+        )
+    main, transfer = plan.runs[0].recipe, plan.runs[-1].recipe
+    assert (main.labels, main.data) == (None, "digits")
+    assert (transfer.labels, transfer.transfer_labels) == ((0, 1, 2, 3, 4), (5, 6, 7, 8, 9))
+    # the rank depends on n, so train and test are measured on as many images
+    assert main.rank_examples == 359
+    assert main.rank_block == "block2"
+
+
+def test_smoke_is_small() -> None:
+    plan = planned(size="smoke")
+    assert len(plan.runs) == 8
+    assert max(p.recipe.epochs for p in plan.runs) == 2
+
+
+@pytest.mark.parametrize(
+    ("setting", "rhos", "lr", "momentum", "schedule"),
+    [
+        ("minimal", [0.0, 0.1, 0.2, 0.4, 0.6], 0.05, 0.0, "constant"),
+        ("state-of-the-art", [0.0, 0.1, 0.4, 0.6, 0.8], 0.1, 0.9, "step"),
+    ],
+)
+def test_paper_size_is_the_published_protocol(
+    setting: str, rhos: list[float], lr: float, momentum: float, schedule: str
+) -> None:
+    plan = planned(size="paper", setting=setting)
+    recipe = plan.runs[0].recipe
+    assert sorted({p.recipe.rho for p in plan.runs}) == rhos
+    assert (recipe.model, recipe.width, recipe.epochs) == ("preact-resnet18", 64, 200)
+    assert (recipe.batch_size, recipe.lr, recipe.momentum) == (256, lr, momentum)
+    assert (recipe.schedule, recipe.rank_block) == (schedule, "block3")
+
+
+def test_plain_training_is_the_base_optimizer_alone() -> None:
+    plan = planned(size="smoke", method="m-sam", overrides=("method_options=m=16",))
+    for run in plan.runs:
+        assert run.recipe.method == ("m-sam" if run.recipe.rho else "none")
+        assert bool(run.recipe.method_options) == bool(run.recipe.rho)
+
+
+def test_choices_change_the_grid() -> None:
+    plan = planned(size="smoke", rhos=(0.3, 0.1), seeds=3, overrides=("epochs=1", "width=4"))
+    assert sorted({rho for rho, _ in grid(plan, "main")}) == [0.0, 0.1, 0.3]
+    assert sorted({seed for _, seed in grid(plan, "main")}) == [0, 1, 2]
+    assert {(p.recipe.epochs, p.recipe.width) for p in plan.runs} == {(1, 4)}
+
+
+def test_all_rho_of_a_seed_come_before_the_next_seed() -> None:
+    assert [seed for _, seed in grid(planned(size="smoke"), "main")] == [0, 0, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("model", "block"),
+    [("preact-resnet18", "block3"), ("preact-resnet-small", "block2"), ("mlp", "block1")],
+)
+def test_the_last_superblock_but_one_is_judged(model: str, block: str) -> None:
+    plan = planned(size="smoke", overrides=(f"model={model}", "width=4"))
+    assert {p.recipe.rank_block for p in plan.runs} == {block}
+    assert any(block in claim.effect for claim in plan.claims)
+    chosen = planned(size="smoke", overrides=("rank_block=block1", f"model={model}", "width=4"))
+    assert {p.recipe.rank_block for p in chosen.runs} == {"block1"}
+
+
+def test_labels_of_ones_own_are_halved_and_few_have_no_transfer() -> None:
+    plan = planned(size="smoke", overrides=("labels=7,1,3,5",))
+    transfer = plan.runs[-1].recipe
+    assert (transfer.labels, transfer.transfer_labels) == ((7, 1), (3, 5))
+    assert {p.group for p in planned(size="smoke", overrides=("labels=0,1,2",)).runs} == {"main"}
+
+
+@pytest.mark.parametrize(
+    ("choice", "message"),
+    [
+        ({"size": "smok"}, "unknown size 'smok': did you mean 'smoke'"),
+        ({"setting": "minimum"}, "unknown setting 'minimum': did you mean 'minimal'"),
+        ({"data": "digit"}, "unknown data set 'digit': did you mean 'digits'"),
+        ({"method": "saam"}, "unknown method 'saam'"),
+        ({"seeds": 0}, "seeds must be 1 or more"),
+        ({"rhos": (0.0,)}, "rho needs a value above 0"),
+        ({"rhos": (0.1, -0.2)}, "rho must be finite and 0 or more, not -0.2"),
+        ({"rhos": (float("nan"),)}, "rho must be finite"),
+        ({"overrides": ("epoch=3",)}, "unknown setting 'epoch': did you mean 'epochs'"),
+        ({"overrides": ("epochs=x",)}, "epochs must be a whole number"),
+        ({"overrides": ("rho=1",)}, "use --rho"),
+        ({"overrides": ("seed=1",)}, "use --seeds"),
+        ({"overrides": ("rank_examples=5",)}, "the study sets rank_examples itself"),
+        ({"overrides": ("rank_block=block*",)}, "matches 3 blocks: name one"),
+        ({"overrides": ("rank_block=blok2",)}, "unknown block 'blok2': did you mean 'block2'"),
+    ],
+)
+def test_bad_choices_are_named(choice: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=message.replace("(", r"\(")) as caught:
+        planned(**{"size": "smoke", **choice})
+    assert "\n" not in str(caught.value)
+
+
+def test_unknown_studies_are_named() -> None:
+    with pytest.raises(InputError, match="unknown study 'lowrank': did you mean 'low-rank'"):
+        studies.get("lowrank")
+
+
+def test_radii_from_text() -> None:
+    assert studies.radii("0.05, 0.1") == (0.05, 0.1)
+    assert studies.radii("") is None
+    with pytest.raises(InputError, match="rho must be numbers"):
+        studies.radii("0.1,x")
+
+
+def test_default_folders_tell_studies_apart() -> None:
+    names = {
+        str(studies.default_folder(STUDY, Choice(**choice)))
+        for choice in (
+            {},
+            {"size": "smoke"},
+            {"setting": "state-of-the-art"},
+            {"data": "parquet:/some/cifar.parquet"},
+        )
+    }
+    assert names == {
+        "runs/low-rank-digits-default",
+        "runs/low-rank-digits-smoke",
+        "runs/low-rank-digits-default-state-of-the-art",
+        "runs/low-rank-cifar-default",
+    }

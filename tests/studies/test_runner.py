@@ -1,0 +1,283 @@
+"""A study end to end: written whole, repeated without a change, resumed, and kept from harm."""
+
+from __future__ import annotations
+
+import errno
+import importlib.util
+import itertools
+import json
+import math
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lowland import InputError, studies
+from lowland.core.files import locked
+from lowland.studies import runner
+from lowland.studies.runner import Status
+from lowland.train import Event, Outcome, Progress, run
+
+SMOKE = studies.Choice(size="smoke")
+STUDY = studies.get("low-rank")
+
+
+def execute(folder: Path, choice: studies.Choice = SMOKE, **options: Any) -> dict[str, Any]:
+    return studies.execute(STUDY, choice, folder, **options)
+
+
+def snapshot(folder: Path) -> dict[str, tuple[int, int]]:
+    return {
+        str(path.relative_to(folder)): (path.stat().st_mtime_ns, path.stat().st_size)
+        for path in folder.rglob("*")
+    }
+
+
+@pytest.fixture
+def copy(smoke: Path, tmp_path: Path) -> Path:
+    """A finished smoke study that a test may change."""
+    return Path(shutil.copytree(smoke, tmp_path / "copy"))
+
+
+@pytest.fixture
+def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Finished runs are found in this process: no workers have to start for that."""
+
+    def run_all(recipes: Any, root: Path, *, workers: int, on_progress: Any) -> list[Outcome]:
+        outcomes = []
+        for recipe in recipes:
+            outcomes.append(Outcome(recipe=recipe, folder=run(recipe, root)))
+            progress = Progress(run="r", step=4, steps=4, finished=True)
+            on_progress(Event(recipe=recipe, progress=progress))
+            on_progress(Event(recipe=recipe, outcome=outcomes[-1]))
+        return outcomes
+
+    monkeypatch.setattr(runner, "run_all", run_all)
+
+
+def no_training(*_: Any, **__: Any) -> Any:
+    raise AssertionError("nothing is left to train")
+
+
+def test_a_smoke_study_measures_every_claim(smoke: Path) -> None:
+    results = json.loads((smoke / "results.json").read_text(encoding="utf-8"))
+    assert (results["format"], len(results["claims"]), len(results["runs"])) == (
+        "lowland-study",
+        8,
+        8,
+    )
+    for claim in results["claims"]:
+        assert claim["n"] == 2, claim["why"]
+        assert claim["verdict"] in ("holds", "does not hold", "cannot tell")
+        assert math.isfinite(claim["estimate"])
+        assert claim["low"] <= claim["estimate"] <= claim["high"]
+    measured = {column for run in results["runs"] for column in run["history"]}
+    assert {panel["column"] for panel in results["panels"]} <= measured
+    assert results["failures"] == []
+    assert {"commit", "torch", "cpu", "time", "workers"} <= set(results["provenance"])
+    assert all(run["provenance"]["torch"] and run["seconds"] > 0 for run in results["runs"])
+    assert (smoke / "report.html").stat().st_size > 1_000_000
+
+
+def test_a_second_call_changes_nothing(smoke: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = snapshot(smoke)
+    monkeypatch.setattr(runner, "run_all", no_training)
+    execute(smoke)
+    assert snapshot(smoke) == before
+
+
+def test_a_lost_report_is_written_again(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = (copy / "report.html").read_bytes()
+    (copy / "report.html").unlink()
+    monkeypatch.setattr(runner, "run_all", no_training)
+    execute(copy)
+    assert (copy / "report.html").read_bytes() == content
+
+
+@pytest.mark.usefixtures("in_process")
+def test_fewer_seeds_use_the_runs_that_are_there(copy: Path) -> None:
+    runs = sorted(path.name for path in (copy / "runs").iterdir())
+    before = snapshot(copy / "runs")
+    results = execute(copy, studies.Choice(size="smoke", seeds=1))
+    assert sorted(path.name for path in (copy / "runs").iterdir()) == runs
+    assert snapshot(copy / "runs") == before
+    assert results["asked"]["seeds"] == [0]
+    assert {claim["verdict"] for claim in results["claims"]} <= {"cannot tell", "no data here"}
+    assert all(claim["estimate"] is None and not claim["beside"] for claim in results["claims"])
+
+
+@pytest.mark.usefixtures("in_process")
+def test_progress_reaches_the_end(copy: Path) -> None:
+    (copy / "results.json").unlink()
+    seen: list[Status] = []
+    execute(copy, tell=seen.append)
+    assert (seen[-1].done, seen[-1].total, seen[-1].share) == (8, 8, 1.0)
+    assert all(a.done <= b.done for a, b in itertools.pairwise(seen))
+
+
+def test_other_folders_are_left_alone(tmp_path: Path, smoke: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("mine")
+    before = snapshot(tmp_path)
+    with pytest.raises(InputError, match=r"it holds thesis\.tex: choose another folder"):
+        execute(tmp_path)
+    with pytest.raises(InputError, match="is a file"):
+        execute(tmp_path / "thesis.tex")
+    with pytest.raises(InputError, match="Not a directory"):
+        execute(tmp_path / "thesis.tex" / "inside")
+    assert snapshot(tmp_path) == before
+    with pytest.raises(InputError, match="holds a study with size smoke, not default"):
+        execute(smoke, studies.Choice())
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "study.json").write_text("[]")
+    with pytest.raises(InputError, match=r"study\.json is not of lowland"):
+        execute(tmp_path / "other")
+
+
+def test_a_folder_in_use_is_refused(copy: Path) -> None:
+    code = (
+        "import sys, time; from pathlib import Path; from lowland.core.files import locked\n"
+        "with locked(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
+    )
+    other = subprocess.Popen([sys.executable, "-c", code, copy], stdout=subprocess.PIPE, text=True)
+    try:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(InputError, match="in use by another process"):
+            execute(copy)
+    finally:
+        other.kill()
+        other.communicate()
+    with locked(copy):  # the lock died with its process
+        pass
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"format": "lowland-study", "version": 99}'])
+def test_damaged_results_are_named_and_kept(copy: Path, content: str) -> None:
+    (copy / "results.json").write_text(content)
+    before = snapshot(copy)
+    with pytest.raises(InputError, match=r"results\.json"):
+        execute(copy)
+    assert snapshot(copy) == before
+
+
+@pytest.mark.usefixtures("in_process")
+def test_a_full_disk_keeps_what_is_there(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (copy / "results.json").unlink()
+
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    before = snapshot(copy / "runs")
+    with monkeypatch.context() as patch:
+        patch.setattr(runner, "write_json", full)
+        with pytest.raises(InputError, match="No space left on device; finished runs are kept"):
+            execute(copy)
+    assert snapshot(copy / "runs") == before
+    assert not (copy / "results.json").exists()
+    assert execute(copy)["failures"] == []
+
+
+@pytest.mark.usefixtures("in_process")
+def test_a_failed_run_is_listed_and_tried_again(
+    copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (copy / "results.json").unlink()
+    real = runner.run_all
+
+    def one_fails(recipes: Any, *arguments: Any, **options: Any) -> list[Any]:
+        outcomes = real(recipes, *arguments, **options)
+        broken = Outcome(recipe=outcomes[0].recipe, error="its process was killed")
+        return [broken, *outcomes[1:]]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runner, "run_all", one_fails)
+        results = execute(copy)
+    (failure,) = results["failures"]
+    assert (failure["group"], failure["seed"]) == ("main", 0)
+    assert len(results["runs"]) == 7
+    end = next(claim for claim in results["claims"] if claim["name"] == "rank-at-end")
+    assert (end["verdict"], end["why"]) == ("cannot tell", "one seed is never a result")
+    assert execute(copy)["failures"] == []
+
+
+def test_no_run_at_all_is_an_error(tmp_path: Path) -> None:
+    choice = studies.Choice(size="smoke", overrides=("batch_size=5000",), seeds=1)
+    with pytest.raises(InputError, match="200 examples make no whole batch of 5000"):
+        execute(tmp_path / "new", choice, workers=1)
+    assert not (tmp_path / "new" / "results.json").exists()
+    with pytest.raises(InputError, match="workers must be 1 or more"):
+        execute(tmp_path / "new", workers=0)
+
+
+def test_what_is_not_installed_is_missed_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "plotly" else find(name)
+    )
+    with pytest.raises(ModuleNotFoundError) as caught:
+        execute(tmp_path / "new")
+    assert caught.value.name == "plotly"
+    assert not (tmp_path / "new").exists()
+
+
+def start(folder: Path) -> subprocess.Popen[str]:
+    command = ["study", "low-rank", "--size", "smoke", "--out", str(folder), "--workers", "2"]
+    return subprocess.Popen(
+        [sys.executable, "-m", "lowland", *command],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait_for_runs(folder: Path, count: int, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 60
+    while len(list(folder.glob("runs/*/run.json"))) < count:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def comparable(folder: Path) -> dict[str, Any]:
+    """Results without what differs between two equal studies: times and machines."""
+    results: dict[str, Any] = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    del results["provenance"]
+    for record in results["runs"]:
+        del record["provenance"], record["seconds"]
+        history = record["history"].items()
+        record["history"] = {k: v for k, v in history if not k.startswith("seconds")}
+    return results
+
+
+@pytest.mark.slow
+def test_interrupted_and_killed_it_goes_on_to_the_same_results(smoke: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "study"
+    process = start(folder)
+    wait_for_runs(folder, 1, process)
+    process.send_signal(signal.SIGINT)
+    output, errors = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert output == ""
+    assert errors.strip().splitlines()[-1] == (
+        "lowland: interrupted: everything finished is kept; the same command goes on from here"
+    )
+    assert "Traceback" not in errors
+
+    process = start(folder)
+    wait_for_runs(folder, 3, process)
+    process.kill()
+    process.communicate(timeout=30)
+    assert not (folder / "results.json").exists()
+
+    time.sleep(3)  # the killed process's workers notice within a moment
+    assert execute(folder)["failures"] == []
+    assert comparable(folder) == comparable(smoke)
