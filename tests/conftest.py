@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 from hypothesis import settings
-
-for folder in ("optim",):
-    sys.path.insert(0, str(Path(__file__).parent / folder))
 
 settings.register_profile("lowland", deadline=None, max_examples=25, derandomize=True)
 settings.load_profile("lowland")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -88,3 +90,26 @@ def test_importing_data_and_models_imports_no_reader() -> None:
 def test_every_name_says_what_it_is() -> None:
     assert {name.partition(":")[0] for name in DATASETS} == {"digits", "fashion-mnist", "parquet"}
     assert all(DATASETS.values())
+
+
+def test_a_file_that_changes_is_read_again(tmp_path: Path) -> None:
+    """The last data set is kept in memory; the file's size and times tell when it is another."""
+    pq = pytest.importorskip("pyarrow.parquet")
+    pa = pytest.importorskip("pyarrow")
+    image = pytest.importorskip("PIL.Image")
+    path = tmp_path / "images.parquet"
+
+    def write(brightness: int) -> None:
+        rows = []
+        for i in range(40):
+            file = io.BytesIO()
+            image.new("L", (8, 8), (brightness + i) % 255).save(file, "PNG")
+            rows.append(file.getvalue())
+        pq.write_table(pa.table({"image": rows, "label": [i % 2 for i in range(40)]}), path)
+
+    write(0)
+    first = load(f"parquet:{path}")
+    assert load(f"parquet:{path}").fingerprint == first.fingerprint
+    assert load(f"parquet:{path}").train.images is first.train.images, "not decoded again"
+    write(90)
+    assert load(f"parquet:{path}").fingerprint != first.fingerprint

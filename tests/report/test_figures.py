@@ -8,12 +8,18 @@ import re
 from typing import Any
 
 import pytest
+from made_results import made_results
 
 from lowland.report.figures import colour, curves, finals, palette
 from lowland.report.intervals import t_interval
 from lowland.report.series import at_end, over_training, rhos
 from lowland.report.strip import strip
 from lowland.report.tables import by_rho, by_run, facts
+
+
+@pytest.fixture
+def results() -> dict[str, Any]:
+    return made_results()
 
 
 def panel(results: dict[str, Any], title: str) -> dict[str, Any]:

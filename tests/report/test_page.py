@@ -12,10 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from made_results import made_results
 
+from lowland import InputError
 from lowland.report.page import PAGE, render, script_json, write_page
 
 OWN = re.compile(r"<script>.*?</script>", re.DOTALL)
+
+
+@pytest.fixture
+def results() -> dict[str, Any]:
+    return made_results()
 
 
 def without_plotly(page: str) -> str:
@@ -100,6 +107,13 @@ def test_a_page_that_is_up_to_date_is_left_alone(results: dict[str, Any], tmp_pa
     path.write_bytes(b"\xff\xfe not a page")
     write_page(tmp_path, results)
     assert "something else" in path.read_text(encoding="utf-8")
+
+
+def test_a_page_that_cannot_be_written_is_named(results: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / PAGE).mkdir()
+    with pytest.raises(InputError, match=r"report\.html cannot be written: Is a directory"):
+        write_page(tmp_path, results)
+    assert [path.name for path in tmp_path.iterdir()] == [PAGE]
 
 
 def chromium() -> str | None:

@@ -7,9 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from made_results import made_results
 
 from lowland import InputError
 from lowland.report.results import read_results
+
+
+@pytest.fixture
+def results() -> dict[str, Any]:
+    return made_results()
 
 
 def test_ours_is_read(results: dict[str, Any], tmp_path: Path) -> None:

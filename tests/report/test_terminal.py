@@ -8,9 +8,15 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from made_results import made_results
 from rich.console import Console
 
 from lowland.report import progress, terminal
+
+
+@pytest.fixture
+def results() -> dict[str, Any]:
+    return made_results()
 
 
 def shown(results: dict[str, Any], width: int, **options: Any) -> str:

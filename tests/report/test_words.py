@@ -5,8 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from made_results import made_results
 
 from lowland.report import words
+
+
+@pytest.fixture
+def results() -> dict[str, Any]:
+    return made_results()
 
 
 @pytest.mark.parametrize(

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
 from typing import Any
 
 import pytest
+from made_runs import make_runs
 
 from lowland.studies.low_rank.claims import claims
 from lowland.studies.low_rank.columns import Measured, knn_column, rank_column
@@ -19,8 +19,6 @@ WHAT = Measured(block="block2", others=("block1",), test_images=1000, transfer_i
 CLAIMS = {claim.name: claim for claim in claims(WHAT)}
 RANK = rank_column("block2")
 KNN_VALIDATION, KNN_TEST = knn_column("block2", "validation"), knn_column("block2", "test")
-
-Make = Callable[..., list[Run]]
 
 
 def measured(name: str, runs: list[Run]) -> tuple[Finding, Verdict]:
@@ -46,7 +44,7 @@ def test_names_and_thresholds_are_what_they_were_when_the_study_was_fixed() -> N
     }
 
 
-def test_rank_at_the_end(make_runs: Make) -> None:
+def test_rank_at_the_end() -> None:
     finding, verdict = measured("rank-at-end", make_runs(ranks))
     assert finding.effects == pytest.approx({0: 0.4, 1: 0.4, 2: 0.4})
     assert verdict.word == "holds"
@@ -57,7 +55,7 @@ def test_rank_at_the_end(make_runs: Make) -> None:
     assert finding.beside == {}  # nothing else was measured
 
 
-def test_rank_throughout_leaves_initialisation_out(make_runs: Make) -> None:
+def test_rank_throughout_leaves_initialisation_out() -> None:
     def values(rho: float, seed: int, step: int) -> dict[str, float]:
         return {RANK: 100 * (1 - rho * step)}
 
@@ -70,9 +68,7 @@ def test_rank_throughout_leaves_initialisation_out(make_runs: Make) -> None:
 @pytest.mark.parametrize(
     ("plain", "sam", "weaker"), [(80.0, 40.0, 0.2), (50.0, 45.0, 0.1), (120.0, 60.0, -0.2)]
 )
-def test_initialisation_takes_the_weaker_part(
-    make_runs: Make, plain: float, sam: float, weaker: float
-) -> None:
+def test_initialisation_takes_the_weaker_part(plain: float, sam: float, weaker: float) -> None:
     def values(rho: float, seed: int, step: int) -> dict[str, float]:
         return {RANK: 100.0 if step == 0 else sam if rho else plain}
 
@@ -92,7 +88,7 @@ def errors(rho: float, seed: int, step: int) -> dict[str, float]:
     }
 
 
-def test_rho_is_chosen_on_validation_never_on_test(make_runs: Make) -> None:
+def test_rho_is_chosen_on_validation_never_on_test() -> None:
     finding, _ = measured("test-error", make_runs(errors))
     assert finding.effects == pytest.approx(dict.fromkeys(range(3), 0.02))
     assert "ρ = 0.1 (3 of 3 seeds)" in finding.detail
@@ -106,7 +102,7 @@ def test_rho_is_chosen_on_validation_never_on_test(make_runs: Make) -> None:
     assert "ρ = 0.1 (3 of 3 seeds)" in moved.detail
 
 
-def test_neighbours_have_a_choice_of_their_own(make_runs: Make) -> None:
+def test_neighbours_have_a_choice_of_their_own() -> None:
     runs = make_runs(errors, group="transfer")
     finding, _ = measured("knn-error", runs)
     assert finding.effects == pytest.approx(dict.fromkeys(range(3), 0.05))
@@ -114,7 +110,7 @@ def test_neighbours_have_a_choice_of_their_own(make_runs: Make) -> None:
     assert finding.resolution == 1 / 500
 
 
-def test_rank_on_test_is_a_mean_over_rho(make_runs: Make) -> None:
+def test_rank_on_test_is_a_mean_over_rho() -> None:
     on_test = rank_column("block2", split="test")
 
     def values(rho: float, seed: int, step: int) -> dict[str, float]:
@@ -126,7 +122,7 @@ def test_rank_on_test_is_a_mean_over_rho(make_runs: Make) -> None:
     assert "3.0%" in finding.detail
 
 
-def test_order_across_thresholds(make_runs: Make) -> None:
+def test_order_across_thresholds() -> None:
     columns = {
         (center, v): rank_column("block2", center=center, variance=v)
         for center in ("unit", "example")
@@ -152,7 +148,7 @@ def test_order_across_thresholds(make_runs: Make) -> None:
     assert verdict.word != "holds"
 
 
-def test_matched_loss_undoes_a_delay(make_runs: Make) -> None:
+def test_matched_loss_undoes_a_delay() -> None:
     """ρ only slows training down: at equal steps the rank differs, at equal loss it does not."""
 
     def values(rho: float, seed: int, step: int) -> dict[str, float]:
@@ -168,7 +164,7 @@ def test_matched_loss_undoes_a_delay(make_runs: Make) -> None:
     assert "3 of 3 seeds" in matched.detail
 
 
-def test_seeds_without_a_common_loss_are_counted(make_runs: Make) -> None:
+def test_seeds_without_a_common_loss_are_counted() -> None:
     def values(rho: float, seed: int, step: int) -> dict[str, float]:
         stuck = seed == 0 and rho > 0
         return {RANK: 100 * (1 - rho), "train/loss": 2.0 if stuck else math.exp(-step)}
@@ -187,7 +183,7 @@ def test_seeds_without_a_common_loss_are_counted(make_runs: Make) -> None:
 
 
 @pytest.mark.parametrize("claim", CLAIMS.values(), ids=CLAIMS)
-def test_nothing_measured_is_no_data_here(make_runs: Make, claim: Claim) -> None:
+def test_nothing_measured_is_no_data_here(claim: Claim) -> None:
     for runs in ([], make_runs(lambda rho, seed, step: {"weight-norm": 1.0})):
         _, verdict = assess(claim, Runs(runs), family=8)
         assert (verdict.word, verdict.interval) == ("no data here", None)
@@ -206,7 +202,7 @@ def everything(rho: float, seed: int, step: int) -> dict[str, float]:
 
 
 @pytest.mark.parametrize("claim", CLAIMS.values(), ids=CLAIMS)
-def test_one_seed_is_never_a_result(make_runs: Make, claim: Claim) -> None:
+def test_one_seed_is_never_a_result(claim: Claim) -> None:
     runs = [
         run
         for group in ("main", "transfer")
@@ -219,7 +215,7 @@ def test_one_seed_is_never_a_result(make_runs: Make, claim: Claim) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in CLAIMS if "error" not in name])
-def test_a_diverged_run_is_not_dropped(make_runs: Make, name: str) -> None:
+def test_a_diverged_run_is_not_dropped(name: str) -> None:
     runs = make_runs(everything)
     last = runs[-1]
     history = {"epoch": [0.0, 1.0], "train/loss": [2.0, None]}
@@ -229,7 +225,7 @@ def test_a_diverged_run_is_not_dropped(make_runs: Make, name: str) -> None:
     assert "1 of 3 seeds gave no finite effect" in verdict.reason
 
 
-def test_other_definitions_are_beside(make_runs: Make) -> None:
+def test_other_definitions_are_beside() -> None:
     finding, _ = measured("rank-at-end", make_runs(everything))
     assert list(finding.beside) == [
         "published centring",

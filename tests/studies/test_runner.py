@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import importlib.util
 import itertools
@@ -37,6 +38,14 @@ def snapshot(folder: Path) -> dict[str, tuple[int, int]]:
         str(path.relative_to(folder)): (path.stat().st_mtime_ns, path.stat().st_size)
         for path in folder.rglob("*")
     }
+
+
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a smoke study, which really ran."""
+    folder = tmp_path_factory.mktemp("studies") / "smoke"
+    execute(folder, workers=2)
+    return folder
 
 
 @pytest.fixture
@@ -98,6 +107,32 @@ def test_a_lost_report_is_written_again(copy: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(runner, "run_all", no_training)
     execute(copy)
     assert (copy / "report.html").read_bytes() == content
+
+
+@pytest.mark.usefixtures("in_process")
+def test_a_data_file_that_did_not_change_is_not_decoded_again(
+    copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Digits stand in for the file, which only its size and time are asked of."""
+    file = tmp_path / "images.parquet"
+    file.write_bytes(b"1")
+    plan = STUDY.plan(SMOKE)
+    study = dataclasses.replace(STUDY, plan=lambda choice: plan)
+    choice = studies.Choice(size="smoke", data=f"parquet:{file}")
+    (copy / "results.json").unlink()
+    marker = json.loads((copy / "study.json").read_text(encoding="utf-8"))
+    (copy / "study.json").write_text(json.dumps({**marker, "data": choice.data}))
+    studies.execute(study, choice, copy)
+    before = snapshot(copy)
+    undecodable = dataclasses.replace(study, plan=no_training)
+    studies.execute(undecodable, choice, copy)
+    assert snapshot(copy) == before
+    seen = file.stat()
+    for content, changed in ((b"2", seen.st_mtime_ns + 1), (b"22", seen.st_mtime_ns)):
+        file.write_bytes(content)
+        os.utime(file, ns=(changed, changed))
+        with pytest.raises(AssertionError, match="nothing is left to train"):
+            studies.execute(undecodable, choice, copy)
 
 
 @pytest.mark.usefixtures("in_process")

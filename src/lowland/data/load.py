@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from lowland.core.errors import InputError, unknown
 from lowland.data.digits import read_digits
@@ -49,7 +51,7 @@ def load(
     if kind + separator not in _READERS:
         raise unknown("data set", name, DATASETS)
     try:
-        data = _READERS[kind + separator](name, seed)
+        data = _read(name, seed, _stamp(name))
     except ModuleNotFoundError as error:
         raise InputError(
             f"data set {name!r} needs {error.name}: pip install 'lowland[study]'"
@@ -57,3 +59,22 @@ def load(
     if labels is not None:
         data = data.keep_labels(labels)
     return data if limit is None else data.first(limit)
+
+
+@functools.lru_cache(maxsize=1)
+def _read(name: str, seed: int, stamp: object) -> ImageData:
+    """The data of a name, kept for the next call: a study asks for the same file many times."""
+    kind, separator, _ = name.partition(":")
+    return _READERS[kind + separator](name, seed)
+
+
+def _stamp(name: str) -> object:
+    """What changes when the files behind a name do."""
+    kind, _, location = name.partition(":")
+    path = Path(location).expanduser()
+    files = [path] if kind == "parquet" else sorted(path.glob("*")) if location else []
+    return tuple(
+        (str(file.resolve()), stat.st_size, stat.st_mtime_ns, stat.st_ino)
+        for file in files
+        if file.is_file() and (stat := file.stat())
+    )

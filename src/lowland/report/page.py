@@ -10,6 +10,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from lowland.core.errors import InputError
 from lowland.core.files import write_text
 from lowland.core.provenance import source_hash
 from lowland.report import words
@@ -27,11 +28,18 @@ _POLICY = (
 
 
 def write_page(folder: Path, results: Mapping[str, Any]) -> Path:
-    """Write the report of `results` into `folder`; one that is up to date is left alone."""
+    """Write the report of `results` into `folder`; one that is up to date is left alone.
+
+    Raises:
+        InputError: it cannot be written.
+    """
     path = folder / PAGE
     stamp = _stamp(results)
     if not _has_stamp(path, stamp):
-        write_text(path, render(results, stamp=stamp))
+        try:
+            write_text(path, render(results, stamp=stamp))
+        except OSError as error:
+            raise InputError(f"{path} cannot be written: {error.strerror}") from error
     return path
 
 

@@ -1,7 +1,9 @@
 """Everything that a study found, as one plain record: the content of `results.json`.
 
     format, version   "lowland-study", 1
-    key               hash of all that decides the content; equal keys need no work
+    key, glance       hashes of all that decides the content: with either unchanged nothing is to
+                      do ("glance" has the data file's size and time in place of its content, and
+                      is null where there is no single file)
     study             name, title, source, shows
     asked             size, data, setting, method, rhos, seeds, overrides
     rule              the decision rule in words, confidence, family, confidence of each interval
@@ -56,7 +58,7 @@ def assemble(
     plan: Plan,
     runs: Sequence[Run],
     *,
-    key: str,
+    keys: Mapping[str, str | None],
     asked: Mapping[str, Any],
     failures: Sequence[Mapping[str, Any]],
     provenance: Mapping[str, Any],
@@ -68,7 +70,7 @@ def assemble(
     return {
         "format": FORMAT,
         "version": VERSION,
-        "key": key,
+        **keys,
         "study": {name: getattr(study, name) for name in ("name", "title", "source", "shows")},
         "asked": dict(asked),
         "rule": {

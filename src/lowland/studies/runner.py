@@ -16,7 +16,7 @@ import hashlib
 import importlib.util
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,12 +77,16 @@ def execute(
     study.check(choice)
     if workers < 1:
         raise InputError(f"workers must be 1 or more, not {workers}")
-    plan = study.plan(choice)
-    key = _key(study, choice, plan)
+    glance = _glance(study, choice)
+    results = _finished(out, "glance", glance)
+    plan = study.plan(choice) if results is None else None
     with clear_errors(out), claimed(out, study, choice):
-        results = _finished(out, key)
-        if results is None:
-            results = _work(study, choice, plan, out, key=key, workers=workers, tell=tell)
+        if plan is not None:
+            keys = {"key": _key(study, choice, plan), "glance": glance}
+            results = _finished(out, "key", keys["key"])
+            if results is None:
+                results = _work(study, choice, plan, out, keys=keys, workers=workers, tell=tell)
+        assert results is not None
         write_page(out, results)
     return results
 
@@ -100,7 +104,7 @@ def _work(
     plan: Plan,
     out: Path,
     *,
-    key: str,
+    keys: Mapping[str, str | None],
     workers: int,
     tell: Tell | None,
 ) -> dict[str, Any]:
@@ -120,7 +124,7 @@ def _work(
         study,
         plan,
         runs,
-        key=key,
+        keys=keys,
         asked=_asked(choice, plan),
         failures=failures,
         provenance={
@@ -159,23 +163,32 @@ def _asked(choice: Choice, plan: Plan) -> dict[str, Any]:
 
 def _key(study: Study, choice: Choice, plan: Plan) -> str:
     """Hash of all that decides the results: what is asked, the data, lowland's code, and torch."""
-    facts = {
-        "study": study.name,
-        "choice": dataclasses.asdict(choice),
-        "runs": [[planned.group, planned.recipe.to_dict()] for planned in plan.runs],
-        "data": plan.fingerprint,
-        "code": source_hash(CODE),
-        "torch": torch.__version__,
-    }
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+    runs = [[planned.group, planned.recipe.to_dict()] for planned in plan.runs]
+    return _hash(study, choice, {"runs": runs, "data": plan.fingerprint})
 
 
-def _finished(out: Path, key: str) -> dict[str, Any] | None:
-    """The results in the folder if they answer `key` without failures."""
-    if not (out / RESULTS).exists():
+def _glance(study: Study, choice: Choice) -> str | None:
+    """The same from a look at the data's file, so that it need not be decoded to do nothing."""
+    path = Path(choice.data.partition(":")[2])
+    if not path.is_file():
+        return None
+    seen = path.stat()
+    return _hash(study, choice, {"size": seen.st_size, "changed": seen.st_mtime_ns})
+
+
+def _hash(study: Study, choice: Choice, facts: Mapping[str, Any]) -> str:
+    asked = {"study": study.name, "choice": dataclasses.asdict(choice)}
+    code = {"code": source_hash(CODE), "torch": torch.__version__}
+    text = json.dumps({**asked, **code, **facts}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _finished(out: Path, name: str, value: str | None) -> dict[str, Any] | None:
+    """The results in the folder if their key of that name has that value, and no run failed."""
+    if value is None or not (out / RESULTS).exists():
         return None
     results = read_results(out)
-    return results if results["key"] == key and not results["failures"] else None
+    return results if results.get(name) == value and not results["failures"] else None
 
 
 class _Counter:

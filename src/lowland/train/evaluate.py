@@ -13,9 +13,9 @@ Columns (blocks, centres and variances as the recipe names them):
     sharpness/one-step                L(w + ρg/‖g‖) - L(w) on train, in batches of the training
                                       size, ρ = `sharpness_rho`
 
-Every evaluation has losses, errors, norm, and the ranks of `rank_block` on train in the first
-centring. The first and the last have all ranks and active units; the last alone has neighbours and
-sharpness.
+Every evaluation has losses, errors, norm, the ranks of `rank_block` on train in the first centring,
+and its neighbours among the classes left out. The first and the last have all ranks and active
+units; the last alone has neighbours among the classes trained on, and sharpness.
 All images are unaugmented and normalised with the training set's statistics.
 The network is in evaluation mode and in its own precision, without autocast.
 """
@@ -101,9 +101,14 @@ class Evaluator:
             for block in self._curve_blocks:
                 features = self._features(self._trained["train"], block)
                 self._measure_rank("train", block, features, self._recipe.centers[:1])
+                self._measure_neighbors("transfer", block, self._transfer)
             return self.row
         for block in self._all_blocks:
-            self._measure_block(block, neighbors=end and block in self._curve_blocks)
+            self._measure_block(block)
+        for block in self._curve_blocks:
+            self._measure_neighbors("transfer", block, self._transfer)
+            if end:
+                self._measure_neighbors("trained", block, self._trained)
         if end:
             self._measure_sharpness()
         return self.row
@@ -140,14 +145,11 @@ class Evaluator:
                 self.row[column] = rank
                 self.definitions[column] = measured.definition
 
-    def _measure_block(self, block: str, *, neighbors: bool) -> None:
+    def _measure_block(self, block: str) -> None:
         for name in ("train", "test"):
             features = self._features(self._trained[name], block)
             self._measure_rank(name, block, features, self._recipe.centers)
             self._put(f"active-units/{name}/{block}", active_units(features))
-        if neighbors:
-            self._measure_neighbors("trained", block, self._trained)
-            self._measure_neighbors("transfer", block, self._transfer)
 
     def _measure_neighbors(self, kind: str, block: str, splits: dict[str, Split]) -> None:
         features = {name: self._features(split, block) for name, split in splits.items()}

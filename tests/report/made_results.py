@@ -6,8 +6,6 @@ import copy
 import math
 from typing import Any
 
-import pytest
-
 RHOS, SEEDS, EPOCHS = (0.0, 0.1, 0.4), (0, 1, 2), (0.0, 5.0, 10.0, 20.0)
 
 
@@ -119,7 +117,6 @@ RESULTS: dict[str, Any] = {
 }
 
 
-@pytest.fixture
-def results() -> dict[str, Any]:
+def made_results() -> dict[str, Any]:
     """A fresh copy of the record."""
     return copy.deepcopy(RESULTS)
