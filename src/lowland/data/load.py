@@ -51,7 +51,8 @@ def load(
     if kind + separator not in _READERS:
         raise unknown("data set", name, DATASETS)
     try:
-        data = _read(name, seed, _stamp(name))
+        stamp = _stamp(name)
+        data = _read(name, seed, stamp) if stamp else _READERS[kind + separator](name, seed)
     except ModuleNotFoundError as error:
         raise InputError(
             f"data set {name!r} needs {error.name}: pip install 'lowland[study]'"

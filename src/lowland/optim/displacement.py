@@ -62,7 +62,7 @@ class Displacement:
         if not moves:
             return
         moved = [p for params, _, _ in moves for p in params]
-        saved = self._buffers(moved)
+        saved = self._buffers(moved, checked=True)
         torch._foreach_copy_(saved, moved)
         self._moved, self._saved = moved, saved
         self.displaced = True
@@ -81,17 +81,20 @@ class Displacement:
                 torch._foreach_copy_(self._moved, self._saved)
             self.displaced = False
 
-    def _buffers(self, params: list[Tensor]) -> list[Tensor]:
-        """Their buffers: the ones they had, unless a parameter is new or not what it was."""
+    def _buffers(self, params: list[Tensor], *, checked: bool = False) -> list[Tensor]:
+        """Their buffers: the ones they had, unless a parameter is new or not what it was.
+
+        `checked` says that `norm` has just looked at all of them.
+        """
         store = self._store
-        if len(params) == len(store.params) and all(map(operator.is_, params, store.params)):
-            if store.fits():
-                return store.buffers
-        elif store.fits() and all(id(p) in store.places for p in params):
-            return [store.buffers[store.places[id(p)]] for p in params]
-        new = [p for p in params if id(p) not in store.places]
-        self._store = _Store([*store.params, *new] if store.fits() else params)
-        return self._buffers(params)
+        fits = checked or store.fits()
+        same = len(params) == len(store.params) and all(map(operator.is_, params, store.params))
+        if fits and same:
+            return store.buffers
+        if not fits or not all(id(p) in store.places for p in params):
+            new = [p for p in params if not fits or id(p) not in store.places]
+            self._store = store = _Store([*store.params, *new] if fits else new)
+        return [store.buffers[store.places[id(p)]] for p in params]
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles start with no buffers of their own."""
