@@ -66,8 +66,9 @@ class Displacement:
         torch._foreach_copy_(saved, moved)
         self._moved, self._saved = moved, saved
         self.displaced = True
+        narrow = any(flat.dtype == torch.float16 for flat in self._store.flat)
         for params, directions, scale in moves:
-            if isinstance(scale, Tensor) or any(p.dtype == torch.float16 for p in params):
+            if isinstance(scale, Tensor) or narrow:
                 # float16 has no room for a scale like ρ/‖g‖: the product is formed in float32
                 wide = [d.to(wide_dtype(d.dtype)) for d in directions]
                 torch._foreach_add_(params, torch._foreach_mul(wide, scale))

@@ -144,7 +144,7 @@ class ForeignGradients:
         param, grad = probe
         left = self._left
         ours = left is not None and grad is left[0]() and grad._version == left[1]
-        if ours or not any(bool(p.grad.any()) for g in groups for p in g["params"] if _has(p)):
+        if ours or not _any_gradient(groups):
             return
         self._planted = (param, torch.full_like(param, math.nan))
 
@@ -172,8 +172,10 @@ class ForeignGradients:
             raise RuntimeError(FOUND_GRADIENTS)  # a loss that is not finite is another matter
 
 
-def _has(p: Tensor) -> bool:
-    return p.grad is not None
+def _any_gradient(groups: Sequence[Group]) -> bool:
+    """Whether a gradient is not zero; the last layers', which rarely are, are looked at first."""
+    params = (p for group in reversed(groups) for p in reversed(group["params"]))
+    return any(p.grad is not None and bool(p.grad.any()) for p in params)
 
 
 def _probe(groups: Sequence[Group]) -> tuple[Tensor, Tensor] | None:

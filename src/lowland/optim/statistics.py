@@ -93,19 +93,20 @@ class RunningStatistics:
 
     def _layers(self, model: nn.Module) -> list[nn.Module]:
         """The layers with running statistics, looked up anew: layers come and go."""
-        found: list[nn.Module] = []
-        pending, seen = [model], set()
+        found: dict[nn.Module, None] = {}
+        pending, others = [model], self._others
         while pending:
             module = pending.pop()
-            if type(module) not in self._others and id(module) not in seen:
-                seen.add(id(module))
+            if type(module) not in others:
                 if isinstance(module, torch.jit.ScriptModule):
                     raise InputError(_SCRIPTED)
                 if self._tracks(module):
-                    found.append(module)
-            if module._modules:
-                pending += [child for child in module._modules.values() if child is not None]
-        return found
+                    found[module] = None
+            for child in module._modules.values():
+                # leaves of a class that needs no second look are most of a network
+                if child is not None and (child._modules or type(child) not in others):
+                    pending.append(child)
+        return list(found)
 
     def _tracks(self, module: nn.Module) -> bool:
         if isinstance(module, self.classes):

@@ -150,9 +150,12 @@ class Step:
             moves.append((part.params, ahead))
             measured.append(halfway)
         joint = [t for tensors in measured for t in tensors]
-        if any(t.layout is not torch.strided for t in joint):
-            raise RuntimeError(SPARSE)
-        norm = self._engine.displacement.norm(chosen.params, joint)
+        try:
+            norm = self._engine.displacement.norm(chosen.params, joint)
+        except RuntimeError:
+            if any(t.layout is not torch.strided for t in joint):
+                raise RuntimeError(SPARSE) from None
+            raise
         quiet = None
         if guard:  # d is what rounding has left of g
             quiet = global_norm(Gradient(directions).tensors) < guard * global_norm(chosen.tensors)
