@@ -1,0 +1,102 @@
+"""Every method and every way of calling it, for the contract tests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from problems import closure_for, data, losses, network, weights
+from torch import Tensor, nn
+
+from lowland.optim import METHODS, SharpnessAware, create
+
+OWN: dict[str, dict[str, Any]] = {"m-sam": {"m": 5}, "looksam": {"k": 3}}
+BASES: dict[str, tuple[type[torch.optim.Optimizer], dict[str, Any]]] = {
+    "sgd": (torch.optim.SGD, {"lr": 0.1, "momentum": 0.9, "weight_decay": 1e-3}),
+    "sgd foreach": (torch.optim.SGD, {"lr": 0.1, "momentum": 0.9, "foreach": True}),
+    "adamw": (torch.optim.AdamW, {"lr": 0.01}),
+    "adam fused": (torch.optim.Adam, {"lr": 0.01, "fused": True}),
+}
+
+
+def make(name: str, model: nn.Module, base: str = "sgd", **options: Any) -> SharpnessAware:
+    kind, settings = BASES[base]
+    return create(name, model, kind, **{**settings, **OWN.get(name, {}), **options})
+
+
+def form_batch(opt: Any, model: nn.Module, x: Tensor, y: Tensor) -> None:
+    opt.step(loss_fn=losses(model), batch=(x, y))
+
+
+def form_closure(opt: Any, model: nn.Module, x: Tensor, y: Tensor) -> None:
+    opt.step(closure_for(opt, model, x, y))
+
+
+def form_context(opt: Any, model: nn.Module, x: Tensor, y: Tensor) -> None:
+    opt.zero_grad()
+    losses(model)(x, y).mean().backward()
+    if opt.needs_perturbation:
+        with opt.perturbed():
+            losses(model)(x, y).mean().backward()
+    opt.step()
+
+
+def form_two_step(opt: Any, model: nn.Module, x: Tensor, y: Tensor) -> None:
+    losses(model)(x, y).mean().backward()
+    if opt.needs_perturbation:
+        opt.first_step(zero_grad=True)
+        losses(model)(x, y).mean().backward()
+        opt.second_step(zero_grad=True)
+    else:
+        opt.step()
+        opt.zero_grad()
+
+
+FORMS: dict[str, Callable[..., None]] = {
+    "closure": form_closure,
+    "context": form_context,
+    "two-step": form_two_step,
+    "batch": form_batch,
+}
+TWO_PASS = [name for name in METHODS if name != "m-sam"]
+
+
+def run(name: str, form: str, steps: int = 7, **options: Any) -> tuple[list[Tensor], list[Tensor]]:
+    model = network(3)
+    opt = make(name, model, **options)
+    for i in range(steps):
+        FORMS[form](opt, model, *data(i))
+    return weights(model), [b.clone() for b in model.buffers()]
+
+
+NAMES_AND_FORMS = [
+    (name, form) for name in METHODS for form in FORMS if name != "m-sam" or form == "batch"
+]
+"""Methods with the ways in that they have; m-SAM has one."""
+
+
+def failing(form: str, opt: Any, fn: Any, batch: Any, perturbs: bool) -> None:
+    """The passes of one step in this form with `fn` as the loss, which fails on the way."""
+    x, y = batch
+    if form == "batch":
+        opt.step(loss_fn=fn, batch=(x, y))
+    elif form == "closure":
+
+        def closure() -> Tensor:
+            opt.zero_grad()
+            loss = fn(x, y).mean()
+            loss.backward()
+            return loss
+
+        opt.step(closure)
+    else:
+        fn(x, y).mean().backward()
+        if not perturbs:
+            return
+        if form == "context":
+            with opt.perturbed():
+                fn(x, y).mean().backward()
+        else:
+            opt.first_step(zero_grad=True)
+            fn(x, y).mean().backward()
