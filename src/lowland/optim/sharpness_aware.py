@@ -189,7 +189,10 @@ class SharpnessAware(Optimizer):
     step.hooked = True  # type: ignore[attr-defined]
 
     def perturbed(self, *, last: bool = True, examples: float = 1.0) -> PerturbedPass:
-        """A context in which the weights are w+ε; on leaving it, by any road, exactly w.
+        """A context in which the weights are w+ε; on leaving it, exactly w, exceptions included.
+
+        One gap: a signal (Ctrl-C) on the very instruction that leaves the block. The next call of
+        the optimizer then brings w back. ``step(closure)`` has no such gap.
 
         On entering, ``.grad`` must hold the gradient at w; it is taken and cleared. On leaving,
         ``.grad`` holds the gradient at w+ε, for clipping and for ``step()``.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterable
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,6 @@ from torch.utils.hooks import RemovableHandle
 
 from lowland.core.errors import InputError, unknown
 
-Policy = Literal["frozen", "update", "eval"]
 POLICIES = ("frozen", "update", "eval")
 
 _ASK_FOR_MODEL = (
