@@ -231,9 +231,9 @@ def test_looksam_does_not_normalize_rounding_noise(seed: int) -> None:
     p = nn.Parameter(torch.randn(50))
     g = torch.randn(50)
     group = {"params": [p]}
-    part = sharpness_part(
-        Gradient([Part(group, [p], [g])]), Gradient([Part(group, [p], [1.7 * g])])
-    )
+    at_w, away = (Gradient([Part(group, [p], [t])]) for t in (g, 1.7 * g))
+    step = SAM([p], torch.optim.SGD, lr=0.1)._engine.begin()
+    part = sharpness_part(at_w, away, step)
     assert not part.tensors[0].any()
 
 

@@ -67,7 +67,7 @@ def inner_product(left: Sequence[Tensor], right: Sequence[Tensor]) -> Tensor:
         wide = wide_dtype(a.dtype)
         product = a.to(wide).conj() * b.to(wide)
         products.append(product.real.sum() if product.is_complex() else product.sum())
-    return torch.stack(products).sum()
+    return torch.stack(products).sum() if products else torch.zeros(())
 
 
 def all_finite(tensors: Sequence[Tensor]) -> Tensor:
@@ -103,3 +103,21 @@ def mark_non_finite(tensors: Sequence[Tensor], found: Tensor) -> None:
             t = t.coalesce().values() if t.is_sparse else t
             bad = ~torch.isfinite(t).all()
             torch.maximum(found, bad.to(found.device, torch.float32), out=found)
+
+
+def unscale(tensors: Sequence[Tensor], scale: Tensor, found: Tensor) -> None:
+    """Divide `tensors` by the 0-dim `scale` in place, and mark in `found` what is not finite.
+
+    The reciprocal is taken in float64, as torch's gradient scaler does, so that both give the same
+    bits.
+    """
+    inverse = scale.double().reciprocal().float()
+    alike: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
+    for t in tensors:
+        values = t._values() if t.is_sparse else t
+        alike.setdefault((values.device, values.dtype), []).append(values)
+    for (device, _), members in alike.items():
+        here = found if device == found.device else found.to(device)
+        torch._amp_foreach_non_finite_check_and_unscale_(members, here, inverse.to(device))
+        if here is not found:
+            torch.maximum(found, here.to(found.device), out=found)

@@ -27,6 +27,7 @@ class ASAM(SharpnessAware):
         scale_bias: scale all tensors by T. Otherwise names tell weights from biases: pass
             ``model=`` or ``model.named_parameters()``. Without names all are scaled, with a
             warning. The scale of a normalization layer is named "weight" too.
+        perturbation: "global" or "local", as for `SAM`.
         **options: everything that `SharpnessAware` takes, and the base optimizer's arguments.
 
     Cost: 2 passes; one copy of the parameters, and three more while ε is built.
@@ -41,14 +42,14 @@ class ASAM(SharpnessAware):
         eta: float = 0.01,
         scale_bias: bool = False,
         model: nn.Module | None = None,
+        perturbation: str = "global",
         **options: Any,
     ) -> None:
         params = list(params)
         unscaled = () if scale_bias else _biases(params, model)
         metric = Elementwise(eta=eta, unscaled=unscaled)
-        super().__init__(
-            params, base, rho=rho, model=model, perturbation=Perturbation(metric=metric), **options
-        )
+        rule = Perturbation(metric=metric, across=perturbation)
+        super().__init__(params, base, rho=rho, model=model, perturbation=rule, **options)
 
 
 def _biases(params: list[Any], model: nn.Module | None) -> tuple[Tensor, ...]:

@@ -21,17 +21,24 @@ from torch.optim import Optimizer
 from lowland.core.errors import InputError
 from lowland.core.perturbation import mark_non_finite
 from lowland.optim.checks import check_common, check_group
+from lowland.optim.devices import Devices
 from lowland.optim.displacement import Displacement, Move
 from lowland.optim.evaluators import BatchEvaluator, ClosureEvaluator, ForeignGradients
 from lowland.optim.gradient import Gradient, Group, Part, clear, collect, put
 from lowland.optim.perturbation import Everything, Perturbation, State
 from lowland.optim.plan import Evaluate, Evaluation, LossTerm, Plan, Program, Update, plain_step
 from lowland.optim.rng import GlobalRandomState
+from lowland.optim.scaling import LossScale, Scaling
 from lowland.optim.statistics import RunningStatistics
 from lowland.optim.step import Step, StepRecord
 
 OWN = "sam_"
 """Prefix of everything of ours in the parameter groups and in the per-parameter state."""
+
+LOCAL_GRADIENT = (
+    "perturbation='local' needs a method that uses the gradient at w for ε alone, and this one "
+    "keeps it: it would differ between devices; use perturbation='global'"
+)
 
 Evaluator = ClosureEvaluator | BatchEvaluator
 
@@ -49,8 +56,11 @@ class Engine:
     on_device: bool
     replay_rng: bool
     schedule: Callable[[int], float] | None
+    split_over: Any = None
 
     def __post_init__(self) -> None:
+        self.devices = Devices(self.model, self.perturbation.across, self.split_over)
+        self.loss_scale = LossScale()
         self.displacement = Displacement()
         self.random = GlobalRandomState()
         self.foreign = ForeignGradients()
@@ -74,6 +84,11 @@ class Engine:
     def device(self) -> torch.device:
         first: Tensor = next(p for group in self.groups for p in group["params"])
         return first.device
+
+    @property
+    def reads_freely(self) -> bool:
+        """Whether the host may look at numbers without waiting for a device."""
+        return self.device.type == "cpu"
 
     @property
     def keeps_gradient(self) -> bool:
@@ -143,25 +158,31 @@ class Engine:
         for group in self.groups:
             check_group(group)
         check_common(self.groups, ("start", "end", "every", *self.plan.defaults))
+        self.devices.meet([p for group in self.groups for p in group["params"]])
+        if self.devices.replicas.local and self.keeps_gradient:
+            raise InputError(LOCAL_GRADIENT)
         if not isinstance(self.perturbation.selection, Everything):
             self._selected()
 
     # The step
 
-    def begin(self, examples: int | None = None) -> Step:
+    def begin(self, examples: int | None = None, scaling: Scaling | None = None) -> Step:
         """A new step at the present weights."""
         for group in self.groups:
             check_group(group)
-        return Step(self, self.factor(), examples)
+        self.devices.meet([p for group in self.groups for p in group["params"]])
+        self.loss_scale.begin()
+        return Step(self, self.factor(), examples, scaling)
 
     def program(self, step: Step) -> Program:
         """The plan of this step; the plain one where the method does not act."""
         return self.plan(step) if self.acts() else plain_step(step)
 
     @torch.no_grad()
-    def run(self, evaluator: Evaluator) -> Any:
+    def run(self, evaluator: Evaluator, scaling: Scaling | None = None) -> Any:
         """A whole step by evaluating; returns the loss at w."""
-        step = self.begin(evaluator.examples)
+        step = self.begin(evaluator.examples, scaling)
+        step.micro_batches = evaluator.micro_batches
         closure = isinstance(evaluator, ClosureEvaluator)
         if closure:
             self.foreign.before(self.groups)
@@ -181,7 +202,8 @@ class Engine:
     def _evaluate(
         self, request: Evaluate, evaluator: Evaluator, step: Step, returned: list[Any]
     ) -> Evaluation:
-        away = request.at is not None
+        away, replicas = request.at is not None, self.devices.replicas
+        exchange = not (request.ascent and replicas.local)
         clear(self.groups)
         if not returned:
             self.foreign.plant()
@@ -190,12 +212,14 @@ class Engine:
                 self.depart(request.at)
             if self.replay_rng:
                 self.random.replay() if away else self.random.record(self.device)
-            with torch.enable_grad():
-                loss, examples = evaluator(request.part)
+            with torch.enable_grad(), replicas.exchange(exchange):
+                loss, examples = evaluator(request.part, exchange)
             if isinstance(loss, Tensor):
                 loss = loss.detach()  # lets go of the graph before the second pass builds its own
             if not returned:
                 self.foreign.after(loss)
+            if step.scaling is not None:
+                step.scaling.unscale(self.groups)
         except BaseException:
             clear(self.groups)
             raise
@@ -236,6 +260,7 @@ class Engine:
     def finish(self, step: Step, request: Evaluate | Update) -> None:
         """Descend along u, or skip the step if anything was not finite."""
         if step.bad or not isinstance(request, Update):
+            step.found.fill_(1.0)
             return self.skip(step)
         u = request.gradient
         if u is not self._standing:
@@ -243,6 +268,8 @@ class Engine:
         self._standing = None
         if step.known_bad(u, host=not self.on_device):
             return self.skip(step)
+        if self.on_device:
+            self._report(step)
         writes = step.new_state()
         self._base_step(step)
         for p, key, value in writes:
@@ -255,6 +282,7 @@ class Engine:
     def skip(self, step: Step) -> None:
         """Take no step: count it, and say so once."""
         self._standing = None
+        self._report(step)
         self._count(skipped=1)
         total = self.groups[0]["sam_skipped"]
         self.last = step.record(True, total)
@@ -263,6 +291,11 @@ class Engine:
             "a gradient or its norm was not finite: weights and state are as before, the step was "
             "skipped (opt.last.skipped_total counts such steps; this is said once)"
         )
+
+    def _report(self, step: Step) -> None:
+        """Tell this process's scaler what others may have found."""
+        if step.scaling is not None and not self.devices.together:
+            step.scaling.report(step.found)
 
     def _count(self, skipped: int | Tensor) -> None:
         for group in self.groups:

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from lowland.core.errors import InputError
+from lowland.core.sharding import local, placed_like
+from lowland.optim.devices import Replicas
 from lowland.optim.gradient import Group
 from lowland.optim.plan import LossTerm
 
@@ -29,11 +31,12 @@ class ClosureEvaluator:
     """torch's closure: zero_grad, forward, backward, return the loss."""
 
     examples: int | None = None
+    micro_batches: int | None = None
 
     def __init__(self, closure: Closure) -> None:
         self._closure = closure
 
-    def __call__(self, part: slice | Tensor | None) -> tuple[Any, int]:
+    def __call__(self, part: Any, exchange: bool = True) -> tuple[Any, int]:
         """Run it; returns (loss, weight)."""
         loss = self._closure()
         if loss is None:
@@ -42,24 +45,74 @@ class ClosureEvaluator:
 
 
 class BatchEvaluator:
-    """``loss_fn`` on the batch or on a part of it, with every loss term applied."""
+    """``loss_fn`` on a batch, on a part of it, or on micro-batches one after the other.
+
+    Args:
+        loss_fn: the losses of a batch, one per example or their mean.
+        batches: the batch, or its micro-batches.
+        split: whether `batches` are micro-batches.
+        backward: called with a mean loss to be differentiated.
+        terms: loss terms, applied to the losses in this order.
+        groups: parameter groups of the optimizer.
+        replicas: data-parallel copies of the network, which are to exchange gradients once a pass.
+    """
 
     def __init__(
         self,
         loss_fn: LossFn,
-        batch: Any,
-        backward: Backward | None,
+        batches: Sequence[Any],
+        *,
+        split: bool,
+        backward: Backward,
         terms: Sequence[LossTerm],
         groups: Sequence[Group],
+        replicas: Replicas,
     ) -> None:
-        self._loss_fn, self._batch, self._backward = loss_fn, batch, backward
-        self._terms, self._groups = terms, groups
-        self.examples = _examples(batch)
+        if not batches:
+            raise InputError("batches is empty: give at least one micro-batch")
+        self._loss_fn, self._batches, self._backward = loss_fn, batches, backward
+        self._terms, self._groups, self._replicas = terms, groups, replicas
+        self._sizes = [_examples(batch) for batch in batches]
+        self.examples = sum(self._sizes)
+        self.micro_batches = len(batches) if split else None
 
-    def __call__(self, part: slice | Tensor | None) -> tuple[Any, int]:
-        """Run it; returns (mean loss, number of examples)."""
-        batch = self._batch if part is None else _take(self._batch, part, self.examples)
+    def __call__(self, part: slice | Tensor | int | None, exchange: bool = True) -> tuple[Any, int]:
+        """Run it; returns (mean loss, number of examples).
+
+        With `exchange`, devices exchange gradients in the last of several micro-batches only.
+        """
+        if part is None and len(self._batches) > 1:
+            return self._one_by_one(exchange)
+        if isinstance(part, int):
+            batch = self._batches[part]
+        else:
+            batch = self._batches[0]
+            batch = batch if part is None else _take(batch, part, self.examples)
         n = _examples(batch)
+        loss = self._mean_loss(batch, n)
+        self._differentiate(loss, self._share(n, exchange, splits=part is not None))
+        return loss, n
+
+    def _one_by_one(self, exchange: bool) -> tuple[Any, int]:
+        mean: Any = 0.0
+        factor: float | None = None
+        for i, (batch, n) in enumerate(zip(self._batches, self._sizes, strict=True)):
+            weight = n / self.examples
+            with self._replicas.exchange(exchange and i == len(self._batches) - 1):
+                loss = self._mean_loss(batch, n)
+                if factor is None:  # the first forward has found the replicas
+                    factor = self._share(self.examples, exchange, splits=False)
+                self._differentiate(loss, factor * weight)
+            mean = mean + loss.detach() * weight
+        return mean, self.examples
+
+    def _share(self, examples: int, exchange: bool, splits: bool) -> float:
+        return self._replicas.share(examples, splits) if exchange else 1.0
+
+    def _differentiate(self, loss: Tensor, factor: float) -> None:
+        self._backward(loss if factor == 1.0 else loss * factor)
+
+    def _mean_loss(self, batch: Any, n: int) -> Tensor:
         losses = _call(self._loss_fn, batch)
         if not isinstance(losses, Tensor) or losses.ndim > 1 or losses.numel() not in (1, n):
             shape = tuple(losses.shape) if isinstance(losses, Tensor) else type(losses).__name__
@@ -71,12 +124,7 @@ class BatchEvaluator:
             params = [p for group in self._groups for p in group["params"] if p.requires_grad]
             for term in self._terms:
                 losses = term(losses, batch, params)
-        loss = losses.mean()
-        if self._backward is None:
-            loss.backward()  # type: ignore[no-untyped-call]
-        else:
-            self._backward(loss)
-        return loss, n
+        return losses.mean()
 
 
 def _call(loss_fn: LossFn, batch: Any) -> Any:
@@ -146,13 +194,13 @@ class ForeignGradients:
         ours = left is not None and grad is left[0]() and grad._version == left[1]
         if ours or not _any_gradient(groups):
             return
-        self._planted = (param, torch.full_like(param, math.nan))
+        self._planted = (param, torch.full_like(local(param), math.nan))
 
     def plant(self) -> None:
         """Call once ``.grad`` is cleared."""
         if self._planted:
             param, planted = self._planted
-            param.grad = planted
+            param.grad = placed_like(planted, param)
 
     def after(self, loss: Any) -> None:
         """Call after the first evaluation.
@@ -163,8 +211,8 @@ class ForeignGradients:
         if self._planted is None:
             return
         (param, planted), self._planted = self._planted, None
-        grad = param.grad
-        if grad is None or not bool(torch.isnan(grad).all()):
+        grad = local(param.grad)
+        if grad is None or not grad.numel() or not bool(torch.isnan(grad).all()):
             return
         if grad is planted and planted._version == 0:
             param.grad = None  # neither cleared nor touched: the closure has no gradient for it
@@ -175,7 +223,7 @@ class ForeignGradients:
 def _any_gradient(groups: Sequence[Group]) -> bool:
     """Whether a gradient is not zero; the last layers', which rarely are, are looked at first."""
     params = (p for group in reversed(groups) for p in reversed(group["params"]))
-    return any(p.grad is not None and bool(p.grad.any()) for p in params)
+    return any(p.grad is not None and bool(local(p.grad).any()) for p in params)
 
 
 def _probe(groups: Sequence[Group]) -> tuple[Tensor, Tensor] | None:

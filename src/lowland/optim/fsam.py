@@ -26,10 +26,12 @@ class FSAM(SharpnessAware):
         ema_decay: λ; 0.9 in the authors' class, 0.6 in their CIFAR-100 command.
         ema: "before" takes m without the present gradient (the authors' code), "after" with it
             (the paper); the same direction for σ = 1.
+        perturbation: "global"; "local" (see `SAM`) is refused, since m would differ between
+            devices.
         **options: everything that `SharpnessAware` takes, and the base optimizer's arguments.
 
     Cost: 2 passes; a copy of the parameters, the running mean, and g through the second pass.
-    Gradients must be unscaled: a loss scale that changes corrupts the running mean.
+    A loss scale must not reach the running mean: pass the scaler (``perturbed(scaler=scaler)``).
     """
 
     def __init__(
@@ -41,9 +43,9 @@ class FSAM(SharpnessAware):
         sigma: float = 1.0,
         ema_decay: float = 0.9,
         ema: str = "before",
+        perturbation: str = "global",
         **options: Any,
     ) -> None:
         transform = MinusRunningMean(sigma, ema_decay, ema)
-        super().__init__(
-            params, base, rho=rho, perturbation=Perturbation(transform=transform), **options
-        )
+        rule = Perturbation(transform=transform, across=perturbation)
+        super().__init__(params, base, rho=rho, perturbation=rule, **options)

@@ -9,16 +9,27 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lowland.core.sharding import any_sharded, local, local_gradient, placed_like
+
 Group = dict[str, Any]
 
 
 @dataclass
 class Part:
-    """The share of one parameter group: its parameters that have a gradient, and the gradients."""
+    """The share of one parameter group: its parameters that have a gradient, and the gradients.
+
+    Of sharded parameters (DTensor) the tensors are this process's shares, everywhere in the
+    engine: elementwise work needs no more, and what sums over elements asks the `Step`.
+    """
 
     group: Group
     params: list[Tensor]
     tensors: list[Tensor]
+
+    @property
+    def weights(self) -> list[Tensor]:
+        """The weights that the tensors lie beside: the parameters, or their shares here."""
+        return [local(p) for p in self.params] if any_sharded(self.params) else self.params
 
 
 @dataclass
@@ -65,6 +76,12 @@ class Gradient:
         return dict(zip(self.params, self.tensors, strict=True))
 
 
+def remembered(state: dict[Tensor, dict[str, Any]], param: Tensor, key: str) -> Tensor | None:
+    """``state[param][key]``, of a sharded tensor the share that is here; None if there is none."""
+    held: Tensor | None = local(state[param].get(key)) if param in state else None
+    return held
+
+
 def collect(groups: Sequence[Group]) -> Gradient:
     """The gradients that stand in ``.grad`` now."""
     parts = []
@@ -75,6 +92,8 @@ def collect(groups: Sequence[Group]) -> Gradient:
         if len(held) < len(tensors):
             params = [p for p, t in zip(params, tensors, strict=True) if t is not None]
         if held:
+            if any_sharded(held):
+                held = [local_gradient(p, t) for p, t in zip(params, held, strict=True)]
             parts.append(Part(group, params, held))
     return Gradient(parts)
 
@@ -91,7 +110,8 @@ def put(gradient: Gradient, groups: Sequence[Group]) -> None:
     held = gradient.by_param()
     for group in groups:
         for p in group["params"]:
-            p.grad = held.get(p)
+            t = held.get(p)
+            p.grad = None if t is None else placed_like(t, p)
 
 
 class WeightedMean:
@@ -100,9 +120,13 @@ class WeightedMean:
     One gradient alone is kept as it is, without a copy and without arithmetic, so that methods
     over a single part agree bit for bit with those that never split. A parameter absent from some
     of the gradients counts as zero there.
+
+    Args:
+        summed: take Σ g_i instead, for losses that were divided before.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, summed: bool = False) -> None:
+        self.summed = summed
         self._first: Gradient | None = None
         self._sums: dict[Tensor, Tensor] = {}
         self._groups: list[Group] = []
@@ -111,6 +135,7 @@ class WeightedMean:
 
     def add(self, gradient: Gradient, weight: float) -> None:
         """Take in g_i with weight n_i."""
+        weight = 1.0 if self.summed else weight
         if self.weight == 0.0:
             self._first, self.weight = gradient, weight
             return
@@ -146,6 +171,7 @@ class WeightedMean:
         parts = []
         for group in self._groups:
             params = [p for p in group["params"] if p in self._sums]
-            tensors = torch._foreach_div([self._sums[p] for p in params], self.weight)
+            weight = 1.0 if self.summed else self.weight
+            tensors = torch._foreach_div([self._sums[p] for p in params], weight)
             parts.append(Part(group, params, list(tensors)))
         return Gradient(parts)

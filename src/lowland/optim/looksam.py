@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from lowland.core.perturbation import global_norm, inner_product, wide_dtype
+from lowland.core.perturbation import wide_dtype
 from lowland.optim.checks import check_number, check_whole
-from lowland.optim.gradient import Gradient
+from lowland.optim.gradient import Gradient, remembered
 from lowland.optim.plan import Evaluate, Program, Update
 from lowland.optim.sharpness_aware import SharpnessAware
 from lowland.optim.step import Step
@@ -38,14 +38,14 @@ class LookAhead:
     def __call__(self, step: Step) -> Program:
         if self.perturbs(step.count - step.hyper["start"], step.hyper):
             second = yield Evaluate(at=step.perturb((yield Evaluate())))
-            step.stage("sam_gv", sharpness_part(step.gradient(), second.gradient))
+            step.stage("sam_gv", sharpness_part(step.gradient(), second.gradient, step))
             yield Update(second.gradient)
         else:
             first = yield Evaluate()
             yield Update(reused(first.gradient, step))
 
 
-def sharpness_part(g: Gradient, g_perturbed: Gradient) -> Gradient:
+def sharpness_part(g: Gradient, g_perturbed: Gradient, step: Step) -> Gradient:
     """g_v = g̃ − (⟨g, g̃⟩/⟨g, g⟩)·g, the part of g̃ orthogonal to g over all parameters together.
 
     Zero where nothing but rounding is left of it. Kept in float32 for half-precision gradients.
@@ -53,27 +53,25 @@ def sharpness_part(g: Gradient, g_perturbed: Gradient) -> Gradient:
     """
     at_w = g.by_param()
     both = g_perturbed.where(lambda p: p in at_w)
-    before = [at_w[p].to(wide_dtype(p.dtype)) for p in both.params]
-    after = [t.to(wide_dtype(t.dtype)) for t in both.tensors]
-    square = inner_product(before, before)
-    share = inner_product(before, after) / square.clamp_min(torch.finfo(square.dtype).tiny)
-    part = torch._foreach_sub(after, torch._foreach_mul(before, share))
-    keep = (global_norm(part) >= RELATIVE_GUARD * square.sqrt()).to(square.dtype)
+    before = both.like([at_w[p].to(wide_dtype(p.dtype)) for p in both.params])
+    after = both.like([t.to(wide_dtype(t.dtype)) for t in both.tensors])
+    square = step.inner(before, before)
+    share = step.inner(before, after) / square.clamp_min(torch.finfo(square.dtype).tiny)
+    part = torch._foreach_sub(after.tensors, torch._foreach_mul(before.tensors, share))
+    keep = (step.norm(both.like(part)) >= RELATIVE_GUARD * square.sqrt()).to(square.dtype)
     return both.like(torch._foreach_mul(part, keep))
 
 
 def reused(g: Gradient, step: Step) -> Gradient:
     """g + α·(‖g‖/‖g_v‖)·g_v with the stored g_v; g itself where there is none."""
-    slots = step.state
-    known = g.where(lambda p: "sam_gv" in slots.get(p, {}))
-    if not known.parts:
+    kept = {p: remembered(step.state, p, "sam_gv") for p in g.params}
+    known = g.where(lambda p: kept[p] is not None)
+    if not (known.parts or step.split):
         return g
-    part = [slots[p]["sam_gv"] for p in known.params]
-    size = global_norm(part)
-    scale = (
-        step.hyper["alpha"] * global_norm(g.tensors) / size.clamp_min(torch.finfo(size.dtype).tiny)
-    )
-    held = dict(zip(known.params, torch._foreach_mul(part, scale), strict=True))
+    part = known.like([v for p in known.params if (v := kept[p]) is not None])
+    size = step.norm(part)
+    scale = step.hyper["alpha"] * step.norm(g) / size.clamp_min(torch.finfo(size.dtype).tiny)
+    held = dict(zip(known.params, torch._foreach_mul(part.tensors, scale), strict=True))
     return g.like([_add(t, held.get(p)) for p, t in zip(g.params, g.tensors, strict=True)])
 
 
@@ -97,8 +95,8 @@ class LookSAM(SharpnessAware):
         **options: everything that `SharpnessAware` takes, and the base optimizer's arguments.
 
     In context form ask ``opt.needs_perturbation`` which steps have a second pass. Cost: 1 + 1/k
-    passes; a copy of the parameters and g_v, and g through the second pass. Gradients must be
-    unscaled: g_v outlives a loss scale.
+    passes; a copy of the parameters and g_v, and g through the second pass. A loss scale must not
+    reach g_v: pass the scaler (``perturbed(scaler=scaler)``).
     """
 
     def __init__(

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from torch.optim import Optimizer
 
+from lowland.core.errors import InputError
 from lowland.optim.checks import check_whole
 from lowland.optim.gradient import WeightedMean
 from lowland.optim.plan import Evaluate, Program, Update
@@ -19,7 +20,7 @@ from lowland.optim.step import Step
 class PerShard:
     """[w, w+ε_s] for each shard s of m examples; u is the example-weighted mean of the g̃_s."""
 
-    m: int
+    m: int | None
     keeps_gradient: bool = False
     splits: ClassVar[bool] = True
     defaults: ClassVar[tuple[str, ...]] = ("m",)
@@ -30,12 +31,27 @@ class PerShard:
     def __call__(self, step: Step) -> Program:
         assert step.examples is not None
         mean = WeightedMean()
-        for begin in range(0, step.examples, step.hyper["m"]):
-            part = slice(begin, min(begin + step.hyper["m"], step.examples))
-            at = step.perturb((yield Evaluate(part=part)))
+        for part in self._parts(step, step.examples):
+            at = step.perturb((yield Evaluate(part=part, ascent=True)))
             second = yield Evaluate(at=at, part=part)
             mean.add(second.gradient, second.examples)
         yield Update(mean.value())
+
+    @staticmethod
+    def _parts(step: Step, examples: int) -> list[slice | int]:
+        m = step.hyper["m"]
+        if step.micro_batches is not None:
+            if m is not None:
+                raise InputError(
+                    f"batches= beside m={m}: the micro-batches are the shards then; build MSAM "
+                    "without m, or pass one batch="
+                )
+            return list(range(step.micro_batches))
+        if m is None:
+            raise InputError(
+                "MSAM without m takes micro-batches: pass batches=[...], or build it with m="
+            )
+        return [slice(i, min(i + m, examples)) for i in range(0, examples, m)]
 
 
 class MSAM(SharpnessAware):
@@ -48,7 +64,8 @@ class MSAM(SharpnessAware):
     they perturb by their own gradients. Normalization layers see shards, not the batch.
 
     Args:
-        m: examples per ε. Small m means a stronger effect at the same ρ.
+        m: examples per ε. Small m means a stronger effect at the same ρ. Without m, the caller's
+            micro-batches are the shards: ``opt.step(loss_fn=..., batches=[...])``.
         rho: ρ = ‖ε_s‖.
         **options: everything that `SharpnessAware` takes, and the base optimizer's arguments.
 
@@ -61,9 +78,10 @@ class MSAM(SharpnessAware):
         params: Iterable[Any],
         base: type[Optimizer] | Optimizer | None = None,
         *,
-        m: int,
+        m: int | None = None,
         rho: float = 0.05,
         **options: Any,
     ) -> None:
-        check_whole("m", m, least=1)
+        if m is not None:
+            check_whole("m", m, least=1)
         super().__init__(params, base, rho=rho, plan=PerShard(m), **options)

@@ -6,14 +6,19 @@ gradient at w is what stands in ``.grad`` on entering, the one at w+ε what stan
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, field
 from types import TracebackType
+from typing import Any
 
 import torch
+from torch import Tensor
 
+from lowland.core.errors import InputError
 from lowland.optim.engine import Engine
-from lowland.optim.gradient import Gradient, clear, collect, put
+from lowland.optim.gradient import Gradient, WeightedMean, clear, collect, put
 from lowland.optim.plan import Evaluate, Evaluation, Program, plain_step
+from lowland.optim.scaling import SCALER_FOR_PASS, STEP_BY_SCALER, Handoff, Scaling
 from lowland.optim.step import Step
 
 NO_PASS = (
@@ -33,6 +38,20 @@ UNNEEDED = (
 )
 
 
+MIXED = "divided= differs between the micro-batches of one step: say the same for all of them"
+
+
+@dataclass(frozen=True)
+class PassSettings:
+    """What the caller says of one perturbed pass; see `SharpnessAware.perturbed`."""
+
+    last: bool = True
+    examples: float = 1.0
+    divided: bool = False
+    scaling: Scaling | None = None
+    loss: Any = None
+
+
 @dataclass
 class OpenPass:
     """A step whose second pass is under way, or done and waiting for ``step()``."""
@@ -40,7 +59,7 @@ class OpenPass:
     step: Step
     program: Program
     two_step: bool
-    examples: float
+    settings: PassSettings
     inside: bool = True
     held: Gradient | None = None  # the gradient at w, where no second pass is needed
     more: bool = False  # left with last=False (or failed after one): micro-batches follow
@@ -54,33 +73,40 @@ class UserPasses:
     open: OpenPass | None = field(default=None)
 
     @torch.no_grad()
-    def enter(self, *, two_step: bool, examples: float = 1.0) -> None:
+    def enter(self, *, two_step: bool, settings: PassSettings) -> None:
         """From w to w+ε, along the gradient in ``.grad``, which is cleared."""
         engine = self.engine
-        step = self._step_to_continue(two_step)
+        step = self._step_to_continue(two_step, settings)
         if engine.plan.splits:
             raise RuntimeError(SPLITS)
         if engine.replay_rng:
             raise RuntimeError(REPLAY)
+        engine.devices.replicas.check_synchronised()
         stale = step is None and self.open is not None
         if stale:
             self.abandon()
             clear(engine.groups)
-            self.open = self._unperturbed(two_step, examples)
+            self.open = self._unperturbed(two_step, settings)
             return
+        perturbs = engine.perturbs()
+        step = step or self._begin(settings)
+        if perturbs and settings.scaling is not None:
+            settings.scaling.unscale(engine.groups)
         gradient = engine.standing("no backward() before the perturbed pass: it")
-        step = step or engine.begin()
-        if not engine.perturbs():
+        step.loss.add(settings.loss, settings.examples)
+        if not perturbs:
             engine.warn_once(UNNEEDED)
             program = engine.program(step)
             next(program)
-            self.open = OpenPass(step, program, two_step, examples, held=gradient)
+            # a gradient that devices have not exchanged is nothing to descend along
+            held = None if engine.devices.replicas.local else gradient
+            self.open = OpenPass(step, program, two_step, settings, held=held)
             clear(engine.groups)
             return
         program = engine.program(step)
         next(program)
-        request = program.send(Evaluation(gradient, None, examples))
-        self.open = OpenPass(step, program, two_step, examples)
+        request = program.send(Evaluation(gradient, None, settings.examples))
+        self.open = OpenPass(step, program, two_step, settings)
         del gradient
         clear(engine.groups)
         assert isinstance(request, Evaluate)
@@ -89,18 +115,29 @@ class UserPasses:
             request.at.clear()
         engine.depart(request.at)
 
-    def _unperturbed(self, two_step: bool, examples: float) -> OpenPass:
+    def _begin(self, settings: PassSettings) -> Step:
+        step = self.engine.begin(scaling=settings.scaling)
+        step.second = WeightedMean(summed=settings.divided)
+        return step
+
+    def _unperturbed(self, two_step: bool, settings: PassSettings) -> OpenPass:
         """A step at w alone, where the gradient at hand belongs to other weights."""
-        step = self.engine.begin()
+        step = self._begin(settings)
         program = plain_step(step)
         next(program)
-        return OpenPass(step, program, two_step, examples)
+        return OpenPass(step, program, two_step, settings)
 
-    def _step_to_continue(self, two_step: bool) -> Step | None:
+    def _step_to_continue(self, two_step: bool, settings: PassSettings) -> Step | None:
         """The step in progress, if this is its next micro-batch; None for a new step."""
         current = self.open
-        if current is None or current.more:
-            return current.step if current else None
+        if current is None:
+            return None
+        if current.more:
+            if current.settings.divided != settings.divided:
+                raise InputError(MIXED)
+            if (current.step.scaling is None) != (settings.scaling is None):
+                raise RuntimeError(SCALER_FOR_PASS)
+            return current.step
         if current.inside and not (current.two_step and two_step):
             self.leave(failed=True)
             raise RuntimeError(
@@ -114,7 +151,7 @@ class UserPasses:
         return None
 
     @torch.no_grad()
-    def leave(self, *, failed: bool = False, last: bool = True) -> None:
+    def leave(self, *, failed: bool = False) -> None:
         """Back to w, exactly; g̃ is left in ``.grad``, or goes to the mean if more follow."""
         engine, current = self.engine, self.open
         try:
@@ -134,16 +171,16 @@ class UserPasses:
             return
         if current.held is not None:
             put(current.held, engine.groups)
-        self._take_in(current, last)
+        self._take_in(current)
 
-    def _take_in(self, current: OpenPass, last: bool) -> None:
-        mean, groups = current.step.second, self.engine.groups
+    def _take_in(self, current: OpenPass) -> None:
+        mean, groups, last = current.step.second, self.engine.groups, current.settings.last
         if current.step.bad:  # nothing of this step will be used; step() skips and says so
             current.more = not last
             return
         if last and not mean.weight:
             return
-        mean.add(self.engine.standing("the perturbed pass"), current.examples)
+        mean.add(self.engine.standing("the perturbed pass"), current.settings.examples)
         clear(groups)
         if last:
             put(mean.value(), groups)
@@ -152,9 +189,16 @@ class UserPasses:
         current.more = not last
 
     @torch.no_grad()
-    def finish(self) -> None:
-        """``step()`` without arguments: descend along what stands in ``.grad``."""
+    def finish(self, handoff: Handoff | None = None) -> None:
+        """``step()`` without arguments: descend along what stands in ``.grad``.
+
+        Args:
+            handoff: what the scaler has to say, if this is ``scaler.step(optimizer)``.
+        """
         engine, current = self.engine, self.open
+        engine.devices.replicas.check_synchronised()
+        if current is not None and (current.step.scaling is None) != (handoff is None):
+            raise RuntimeError(STEP_BY_SCALER if handoff is None else SCALER_FOR_PASS)
         if current is not None and current.inside:
             if not current.two_step:
                 raise RuntimeError("step() inside perturbed(): leave the block first")
@@ -176,11 +220,14 @@ class UserPasses:
         else:
             step, program = current.step, current.program
         if step.bad:
+            step.found.fill_(1.0)
             self.open = None
             program.close()
             engine.skip(step)
             return
         gradient = engine.standing("no backward() came before step(): it")
+        if handoff is not None:
+            handoff.unscale(gradient.tensors, step.found)
         self.open = None
         try:
             request = program.send(Evaluation(gradient, None, 1))
@@ -211,15 +258,26 @@ class UserPasses:
 class PerturbedPass:
     """What ``with opt.perturbed():`` enters and leaves."""
 
-    def __init__(self, passes: UserPasses, last: bool, examples: float) -> None:
-        self._passes, self._last, self._examples = passes, last, examples
+    def __init__(self, passes: UserPasses, settings: PassSettings) -> None:
+        self._passes, self._settings = passes, settings
+        self._watch: Any = contextlib.nullcontext()
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> PerturbedPass:
         try:
-            self._passes.enter(two_step=False, examples=self._examples)
+            self._passes.enter(two_step=False, settings=self._settings)
+            self._watch = self._passes.engine.devices.replicas.looking()
+            self._watch.__enter__()
         except BaseException:  # also an interrupt when already at w+ε: __exit__ will not run
             self._passes.leave(failed=True)
             raise
+        return self
+
+    def record(self, loss: Any) -> None:
+        """Let ``opt.last`` have the loss at w+ε of this pass (and sharpness, with ``loss=``)."""
+        current = self._passes.open
+        if current is not None:
+            value = loss.detach() if isinstance(loss, Tensor) else loss
+            current.step.perturbed_loss.add(value, self._settings.examples)
 
     def __exit__(
         self,
@@ -228,7 +286,9 @@ class PerturbedPass:
         trace: TracebackType | None,
     ) -> None:
         try:
-            self._passes.leave(failed=kind is not None, last=self._last)
+            self._passes.leave(failed=kind is not None)
         except BaseException:  # an interrupt on the way: finish coming back, drop the step
             self._passes.leave(failed=True)
             raise
+        finally:
+            self._watch.__exit__(None, None, None)

@@ -15,13 +15,15 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor, nn
 
-from lowland.core.errors import InputError
+from lowland.core.errors import InputError, unknown
 from lowland.core.perturbation import wide_dtype
 from lowland.core.selection import match_names, normalization_parameters
+from lowland.core.sharding import local
 from lowland.optim.checks import check_number
-from lowland.optim.gradient import Part
+from lowland.optim.gradient import Part, remembered
 
 State = dict[Tensor, dict[str, Any]]
+SCOPES = ("global", "local")
 
 
 class Selection(Protocol):
@@ -140,7 +142,8 @@ class Elementwise:
         inside = [i for i, p in enumerate(part.params) if id(p) not in outside]
         ahead, halfway = list(part.tensors), list(part.tensors)
         if inside:
-            weights = [part.params[i].detach() for i in inside]
+            here = part.weights
+            weights = [here[i].detach() for i in inside]
             scales = list(torch._foreach_abs([w.to(wide_dtype(w.dtype)) for w in weights]))
             if part.group["eta"]:
                 torch._foreach_add_(scales, part.group["eta"])
@@ -180,12 +183,13 @@ class MinusRunningMean:
 
     def direction(self, part: Part, state: State) -> list[Tensor]:
         out = list(part.tensors)
-        old = [i for i, p in enumerate(part.params) if "sam_ema" in state.get(p, {})]
+        old = [i for i, p in enumerate(part.params) if remembered(state, p, "sam_ema") is not None]
         if old:
             if self.ema == "after":
                 means = self._next([(part.params[i], part.tensors[i]) for i in old], part, state)
             else:
                 means = [state[part.params[i]]["sam_ema"] for i in old]
+                means = [local(m) for m in means]
             grads = [part.tensors[i].to(m.dtype) for i, m in zip(old, means, strict=True)]
             moved = torch._foreach_sub(grads, means, alpha=part.group["sigma"])
             for i, d in zip(old, moved, strict=True):
@@ -200,7 +204,7 @@ class MinusRunningMean:
     def _next(pairs: list[tuple[Tensor, Tensor]], part: Part, state: State) -> list[Tensor]:
         decay = part.group["ema_decay"]
         wide = [g.to(wide_dtype(g.dtype)) for _, g in pairs]
-        means = [state.get(p, {}).get("sam_ema") for p, _ in pairs]
+        means = [remembered(state, p, "sam_ema") for p, _ in pairs]
         old = [i for i, m in enumerate(means) if m is not None]
         new = [g if means[i] is not None else g.clone() for i, g in enumerate(wide)]
         if old:
@@ -227,12 +231,26 @@ class Perturbation:
 
     Any combination works: F-SAM's direction on normalization layers with ASAM's metric is
     ``Perturbation(NormLayers(), MinusRunningMean(), Elementwise())``.
+
+    Attributes:
+        selection: which tensors move.
+        transform: from g to the direction d; None is d = g.
+        metric: M, and what is measured.
+        radius: φ.
+        across: with several devices, whose gradient g is: "global" is the mean over all of them
+            (m is the whole batch), "local" is each device's own (m is the device's batch, ε
+            differs between devices, and the first pass exchanges nothing).
     """
 
     selection: Selection = field(default_factory=Everything)
     transform: Transform | None = None
     metric: Metric = field(default_factory=Euclidean)
     radius: Radius = field(default_factory=Normalized)
+    across: str = "global"
+
+    def __post_init__(self) -> None:
+        if self.across not in SCOPES:
+            raise unknown("perturbation", self.across, SCOPES)
 
     def defaults(self) -> dict[str, Any]:
         """The hyperparameters that go into the parameter groups."""

@@ -5,7 +5,7 @@ supplies it, whichever way the user called (closure, context, two steps, batch).
 is [w, w+ε]; another method writes its own few lines::
 
     def __call__(self, step):
-        first = yield Evaluate()                              # gradient at w
+        first = yield Evaluate(ascent=True)                   # gradient at w, for ε alone
         second = yield Evaluate(at=step.perturb(first))       # gradient at w+ε
         yield Update(second.gradient)
 """
@@ -31,11 +31,15 @@ class Evaluate:
 
     Attributes:
         at: where: None is w, otherwise what `Step.perturb` returned.
-        part: which examples of the batch (a slice or an index tensor); None is all of them.
+        part: which examples of the batch (a slice or an index tensor), or the number of one of its
+            micro-batches; None is all of them.
+        ascent: the gradient makes ε and nothing else. With ``perturbation="local"`` the devices do
+            not exchange it.
     """
 
     at: Move | None = None
-    part: slice | Tensor | None = None
+    part: slice | Tensor | int | None = None
+    ascent: bool = False
 
 
 @dataclass
@@ -111,7 +115,8 @@ class TwoPass:
 
     def __call__(self, step: Step) -> Program:
         # No name is bound to the first evaluation: its gradient can go before the second pass.
-        second = yield Evaluate(at=step.perturb((yield Evaluate())))
+        ascent = self.combine is None
+        second = yield Evaluate(at=step.perturb((yield Evaluate(ascent=ascent))))
         u = second.gradient
         yield Update(u if self.combine is None else self.combine(step.gradient(), u, step))
 

@@ -23,6 +23,9 @@ class SAM(SharpnessAware):
         rho: ρ = ‖ε‖; 0.05 is usual for CIFAR-10, 0.1 for CIFAR-100; grids run from 0.01 to 0.5.
         adaptive: scale by the weights, ε = ρ·w²g/‖|w|·g‖ on all parameters (ASAM without η, the
             form of the widely copied PyTorch code; ρ is then about 2). `ASAM` is the paper's own.
+        perturbation: with several devices, "global" takes ε from the gradient of the whole batch,
+            "local" on every device from its own (m-SAM with m = batch per device; the first pass
+            exchanges nothing).
         **options: everything that `SharpnessAware` takes, and the base optimizer's arguments.
 
     Cost: 2 passes; one copy of the parameters. Scale-invariant: a loss times c > 0 has the same ε.
@@ -35,7 +38,9 @@ class SAM(SharpnessAware):
         *,
         rho: float = 0.05,
         adaptive: bool = False,
+        perturbation: str = "global",
         **options: Any,
     ) -> None:
         metric = Elementwise(eta=0.0) if adaptive else Euclidean()
-        super().__init__(params, base, rho=rho, perturbation=Perturbation(metric=metric), **options)
+        rule = Perturbation(metric=metric, across=perturbation)
+        super().__init__(params, base, rho=rho, perturbation=rule, **options)

@@ -27,6 +27,7 @@ class SAMON(SharpnessAware):
         adaptive: elementwise ASAM metric without η on the tensors that move (the paper's ρ for
             WideResNet-28-10 on CIFAR-100 is then 10).
         norm_classes: the user's own normalization classes.
+        perturbation: "global" or "local", as for `SAM`.
         **options: everything that `SharpnessAware` takes, and the base optimizer's arguments.
 
     Raises:
@@ -45,18 +46,20 @@ class SAMON(SharpnessAware):
         no_norm: bool = False,
         adaptive: bool = False,
         norm_classes: tuple[type[nn.Module], ...] = (),
+        perturbation: str = "global",
         **options: Any,
     ) -> None:
-        perturbation = Perturbation(
+        rule = Perturbation(
             selection=NormLayers(invert=no_norm, classes=norm_classes),
             metric=Elementwise(eta=0.0) if adaptive else Euclidean(),
+            across=perturbation,
         )
         super().__init__(
             params,
             base,
             rho=rho,
             model=model,
-            perturbation=perturbation,
+            perturbation=rule,
             norm_classes=norm_classes,
             **options,
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -11,14 +11,21 @@ from torch.utils.hooks import RemovableHandle
 
 from lowland.core.errors import InputError
 from lowland.optim.base import check_names, make_base, skips_on_device
+from lowland.optim.checkpoints import load_state
 from lowland.optim.checks import check_common, check_group
-from lowland.optim.engine import OWN, Engine
+from lowland.optim.engine import Engine
 from lowland.optim.evaluators import Backward, BatchEvaluator, Closure, ClosureEvaluator, LossFn
-from lowland.optim.passes import SPLITS, PerturbedPass, UserPasses
+from lowland.optim.passes import SPLITS, PassSettings, PerturbedPass, UserPasses
 from lowland.optim.perturbation import Perturbation
 from lowland.optim.plan import LossTerm, Plan, TwoPass
+from lowland.optim.scaling import CLOSURE_BY_SCALER, STEP_BY_SCALER, Handoff, Scaling
 from lowland.optim.statistics import RunningStatistics
 from lowland.optim.step import StepRecord
+
+ONE_FORM = (
+    "step takes a closure, or loss_fn= together with batch= (or batches=, its micro-batches), "
+    "or nothing"
+)
 
 
 class SharpnessAware(Optimizer):
@@ -38,6 +45,9 @@ class SharpnessAware(Optimizer):
         opt.first_step(); ...; opt.second_step()
         loss = opt.step(loss_fn=per_example_loss, batch=(x, y))
 
+    With a gradient scaler: ``step(closure, scaler=scaler)``, or ``perturbed(scaler=scaler)``
+    and then ``scaler.step(opt)``; ``scaler.update()`` comes last, as always.
+
     State: per-parameter state and all hyperparameters are shared with the base optimizer
     (``opt.state is opt.base_optimizer.state``), so a plain checkpoint of the base loads here and
     the other way round, and schedulers and parameter groups work as on any optimizer.
@@ -51,7 +61,9 @@ class SharpnessAware(Optimizer):
             optimizer's own, with one pass.
         model: the network. With it, normalization layers are known (needed for compiled models
             and for selections by layer type or name).
-        perturbation: what ε is; default ε = ρ·g/‖g‖, one norm over all parameters.
+        perturbation: what ε is; default ε = ρ·g/‖g‖, one norm over all parameters. "global" and
+            "local" are this default with several devices: ε from the gradient of the whole batch,
+            or on every device from its own share of the batch.
         plan: the program of a step; default [w, w+ε] with u = g̃.
         loss_terms: terms applied to the per-example losses of ``step(loss_fn=, batch=)``.
         bn_second: what the pass at w+ε does with running statistics: "frozen" (default) uses batch
@@ -65,6 +77,9 @@ class SharpnessAware(Optimizer):
         start, end, every: perturb in steps start, start+every, ... before end (None: no end), and
             take plain steps otherwise.
         schedule: step → factor on ρ, a pure function (see `lowland.optim.schedules`).
+        split_over: process group over which whole parameters are divided, each on one process
+            only (the stages of a pipeline): norms sum over it. Sharded parameters (DTensor: FSDP2,
+            tensor parallelism) know their groups by themselves.
         **base_arguments: passed on to `base` if it is a class.
 
     Raises:
@@ -77,6 +92,8 @@ class SharpnessAware(Optimizer):
 
     _engine: Engine
     _passes: UserPasses
+    # tells gradient scalers to leave unscaling and skipping to step(), which sees both passes
+    _step_supports_amp_scaling = True
 
     def __init__(
         self,
@@ -85,7 +102,7 @@ class SharpnessAware(Optimizer):
         *,
         rho: float = 0.05,
         model: nn.Module | None = None,
-        perturbation: Perturbation | None = None,
+        perturbation: Perturbation | str = "global",
         plan: Plan | None = None,
         loss_terms: Iterable[LossTerm] = (),
         bn_second: str = "frozen",
@@ -96,9 +113,11 @@ class SharpnessAware(Optimizer):
         end: int | None = None,
         every: int = 1,
         schedule: Callable[[int], float] | None = None,
+        split_over: Any = None,
         **base_arguments: Any,
     ) -> None:
-        perturbation = perturbation or Perturbation()
+        if isinstance(perturbation, str):
+            perturbation = Perturbation(across=perturbation)
         program: Plan = plan or TwoPass()
         statistics = RunningStatistics(model, bn_second, norm_classes)
         own = {"rho": rho, "start": start, "end": end, "every": every}
@@ -122,6 +141,7 @@ class SharpnessAware(Optimizer):
             on_device=skips_on_device(nonfinite, base_optimizer),
             replay_rng=replay_rng,
             schedule=schedule,
+            split_over=split_over,
         )
         self._passes = UserPasses(self._engine)
         self._engine.check_settings()
@@ -152,43 +172,88 @@ class SharpnessAware(Optimizer):
         *,
         loss_fn: LossFn | None = None,
         batch: Any = None,
+        batches: Sequence[Any] | None = None,
         backward: Backward | None = None,
+        scaler: Any = None,
     ) -> Any:
         """One step; returns the loss at w (None where the user ran the passes).
 
         Args:
-            closure: zero_grad, forward, backward, return the loss; called once per pass.
+            closure: zero_grad, forward, backward, return the loss; called once per pass. With a
+                scaler its backward is scaled, and the loss that it returns is not.
             loss_fn: called as ``loss_fn(*batch)`` (``**batch`` for a dictionary) with the batch or
                 a part of it; returns one loss per example, shape (n,), or their mean.
             batch: tensors with the examples along the first dimension, nested as you like.
-            backward: called with the mean loss instead of ``loss.backward()``.
+            batches: micro-batches instead of one batch. They are one batch together: 2k passes,
+                weighted by examples, ε from the mean gradient (`MSAM`: an ε for each of them).
+            backward: called with the mean loss instead of ``loss.backward()``; has to scale it if
+                there is a scaler.
+            scaler: the `torch.amp.GradScaler` in use; ``scaler.update()`` is left to the caller.
 
-        Without arguments: finishes a step whose perturbed pass has been run.
+        Without arguments, also as ``scaler.step(opt)``: finishes a step whose perturbed pass has
+        been run.
 
         Raises:
             RuntimeError: no gradients, no perturbed pass though the method needs one, or a closure
                 that found gradients it did not make. The weights are w in every case.
         """
-        engine = self._engine
-        if (loss_fn is None) != (batch is None) or (closure is not None and loss_fn is not None):
-            raise InputError("step takes a closure, or loss_fn= and batch= together, or nothing")
+        engine, handoff = self._engine, Handoff.of(self)
+        data = [batch] if batch is not None else batches
+        if (batch is not None and batches is not None) or (loss_fn is None) != (data is None):
+            raise InputError(ONE_FORM)
+        if closure is not None and loss_fn is not None:
+            raise InputError(ONE_FORM)
+        if handoff is not None:
+            return self._finish_scaled(handoff, alone=closure is None and loss_fn is None)
+        scaling = engine.loss_scale.of(scaler, self)
         if loss_fn is not None:
+            assert data is not None
             self._passes.abandon()
-            terms = engine.loss_terms
-            return engine.run(BatchEvaluator(loss_fn, batch, backward, terms, self.param_groups))
+            evaluator = BatchEvaluator(
+                loss_fn,
+                data,
+                split=batches is not None,
+                backward=backward or _backward(scaling),
+                terms=engine.loss_terms,
+                groups=self.param_groups,
+                replicas=engine.devices.replicas,
+            )
+            return engine.run(evaluator, scaling)
         if engine.loss_terms:
             raise RuntimeError("loss terms see the loss only in step(loss_fn=..., batch=...)")
         if closure is None:
+            if scaling is not None:
+                raise RuntimeError(STEP_BY_SCALER)
             return self._passes.finish()
         if engine.plan.splits:
             raise RuntimeError(SPLITS)
         self._passes.abandon()
-        return engine.run(ClosureEvaluator(closure))
+        return engine.run(ClosureEvaluator(closure), scaling)
+
+    def _finish_scaled(self, handoff: Handoff, *, alone: bool) -> None:
+        """The step that ``scaler.step(opt)`` calls."""
+        try:
+            if not alone:
+                raise RuntimeError(CLOSURE_BY_SCALER)
+            if self._engine.loss_terms:
+                raise RuntimeError("loss terms see the loss only in step(loss_fn=..., batch=...)")
+            self._passes.finish(handoff)
+        except BaseException:
+            Handoff.drop(self)  # a scaler clears up only behind a step that succeeds
+            raise
 
     # The step hooks fire where the weights change: once, in the base optimizer's own step.
     step.hooked = True  # type: ignore[attr-defined]
 
-    def perturbed(self, *, last: bool = True, examples: float = 1.0) -> PerturbedPass:
+    def perturbed(
+        self,
+        *,
+        last: bool = True,
+        examples: float = 1.0,
+        divided: bool = False,
+        scaler: Any = None,
+        loss: Any = None,
+    ) -> PerturbedPass:
         """A context in which the weights are w+ε; on leaving it, exactly w, exceptions included.
 
         One gap: a signal (Ctrl-C) on the very instruction that leaves the block. The next call of
@@ -202,21 +267,44 @@ class SharpnessAware(Optimizer):
                 and after the last one ``.grad`` holds the mean over all of them. Each micro-batch
                 has an ε of its own (m-SAM with m = the micro-batch).
             examples: weight of this micro-batch in that mean: its number of examples.
+            divided: the losses of the micro-batches are divided by their number (or weighted)
+                already: the gradients at w+ε are added up, as in ``.grad``; no `examples` then.
+            scaler: the gradient scaler, if backward() is scaled. Entering unscales the gradient;
+                finish with ``scaler.step(opt)``, before which ``scaler.unscale_(opt)`` may come to
+                clip. Never unscale before this.
+            loss: the loss at w, for ``opt.last``; ``record(loss)`` on what the context gives
+                adds the one at w+ε.
+
+        Raises:
+            RuntimeError: there is no gradient, it is unscaled already, or this is a pass inside a
+                pass. The weights are w.
         """
         if not examples > 0:
             raise InputError(f"examples is {examples}: give the number of examples, above 0")
-        return PerturbedPass(self._passes, last, examples)
+        if divided and examples != 1.0:
+            raise InputError("divided=True adds gradients up as they are: leave out examples=")
+        scaling = self._engine.loss_scale.of(scaler, self)
+        loss = loss.detach() if isinstance(loss, Tensor) else loss
+        return PerturbedPass(
+            self._passes, PassSettings(last, float(examples), divided, scaling, loss)
+        )
 
-    def first_step(self, zero_grad: bool = False) -> None:
-        """Go to w+ε along the gradient in ``.grad``, which is cleared (whatever `zero_grad`)."""
+    def first_step(self, zero_grad: bool = False, *, scaler: Any = None) -> None:
+        """Go to w+ε along the gradient in ``.grad``, which is cleared (whatever `zero_grad`).
+
+        With a scaler, finish by ``second_step(scaler=scaler)`` or ``scaler.step(opt)``.
+        """
+        scaling = self._engine.loss_scale.of(scaler, self)
         try:
-            self._passes.enter(two_step=True)
+            self._passes.enter(two_step=True, settings=PassSettings(scaling=scaling))
         except BaseException:
             self._passes.leave(failed=True)
             raise
 
-    def second_step(self, zero_grad: bool = False) -> None:
+    def second_step(self, zero_grad: bool = False, *, scaler: Any = None) -> None:
         """Come back to w and step along the gradient at w+ε that stands in ``.grad``.
+
+        With a scaler this calls ``scaler.step``; ``scaler.update()`` is left to the caller.
 
         Raises:
             RuntimeError: there was no `first_step`.
@@ -224,7 +312,10 @@ class SharpnessAware(Optimizer):
         if self._passes.open is None or not self._passes.open.inside:
             raise RuntimeError("second_step() without first_step()")
         self._passes.leave()
-        self.step()
+        if scaler is None:
+            self.step()
+        else:
+            scaler.step(self)
         if zero_grad:
             self.zero_grad()
 
@@ -251,33 +342,9 @@ class SharpnessAware(Optimizer):
         state_dict = dict(state_dict)
         for pre_hook in self._optimizer_load_state_dict_pre_hooks.values():
             state_dict = pre_hook(self, state_dict) or state_dict
-        own, plain = _split_state(state_dict["state"])
-        kept = [{k: v for k, v in g.items() if k != "params"} for g in self.param_groups]
-        saved = state_dict["param_groups"]
-        filled = [{**old, **new} for old, new in zip(kept, saved, strict=False)]
-        groups = filled + list(saved[len(filled) :])
-        for group in filled:
-            check_group(group)
-        self._adopt(plain, groups, own)
+        load_state(self, self._engine, state_dict)
         for post_hook in self._optimizer_load_state_dict_post_hooks.values():
             post_hook(self)
-
-    def _adopt(self, plain: Any, groups: list[dict[str, Any]], own: dict[Any, Any]) -> None:
-        base = self._engine.base
-        base.load_state_dict({"state": plain, "param_groups": groups})
-        # torch gave the base new containers; ours are the ones that everybody already holds.
-        loaded_state, loaded_groups = base.state, base.param_groups
-        base.state, base.param_groups = self.state, self.param_groups
-        self.state.clear()
-        self.state.update(loaded_state)
-        self.param_groups[:] = loaded_groups
-        ids = [i for group in groups for i in group["params"]]
-        params = [p for group in self.param_groups for p in group["params"]]
-        for i, p in zip(ids, params, strict=True):
-            for key, value in own.get(i, {}).items():
-                moved = value.to(p.device, copy=True) if isinstance(value, Tensor) else value
-                self.state[p][key] = moved
-                self._engine.owns_state = True
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """As in ``torch.optim``; a group may have its own ``"rho"``."""
@@ -309,6 +376,16 @@ class SharpnessAware(Optimizer):
         return {name: self.__dict__[name] for name in names}
 
 
+def _backward(scaling: Scaling | None) -> Backward:
+    if scaling is None:
+        return _plain_backward
+    return lambda loss: scaling.scaler.scale(loss).backward()
+
+
+def _plain_backward(loss: Tensor) -> None:
+    loss.backward()  # type: ignore[no-untyped-call]
+
+
 class _As:
     """A step hook of the base optimizer, called with the sharpness-aware one."""
 
@@ -317,20 +394,3 @@ class _As:
 
     def __call__(self, base: Optimizer, args: Any, kwargs: Any) -> Any:
         return self._hook(self._optimizer, args, kwargs)
-
-
-def _split_state(state: dict[Any, Any]) -> tuple[dict[Any, Any], dict[Any, Any]]:
-    """(ours, the base's); parameters for which the base has nothing are left out of its share."""
-    own: dict[Any, Any] = {}
-    plain: dict[Any, Any] = {}
-    for index, slot in state.items():
-        if not isinstance(slot, dict):
-            plain[index] = slot
-            continue
-        ours = {k: v for k, v in slot.items() if str(k).startswith(OWN)}
-        rest = {k: v for k, v in slot.items() if k not in ours}
-        if ours:
-            own[index] = ours
-        if rest or not ours:
-            plain[index] = rest
-    return own, plain

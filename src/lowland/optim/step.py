@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,12 +13,15 @@ from torch import Tensor
 from lowland.core.perturbation import (
     combine_norms,
     global_norm,
+    inner_product,
     mark_non_finite,
     non_finite_flag,
 )
+from lowland.core.sharding import placed_like
 from lowland.optim.displacement import Move
-from lowland.optim.gradient import Gradient, Group, Part, WeightedMean
+from lowland.optim.gradient import Gradient, Group, Part, WeightedMean, remembered
 from lowland.optim.perturbation import State
+from lowland.optim.scaling import Scaling
 
 if TYPE_CHECKING:
     from lowland.optim.engine import Engine
@@ -54,12 +58,34 @@ class StepRecord:
     skipped: bool | Tensor
     skipped_total: int | Tensor
 
+    def metrics(self) -> dict[str, float]:
+        """What is known of them as numbers, by name, for any tracker; waits for the device once.
+
+        Names: loss, perturbed_loss, sharpness, grad_norm, perturbation_norm, skipped (0 or 1),
+        skipped_total.
+        """
+        names = ("loss", "perturbed_loss", "sharpness", "grad_norm", "perturbation_norm")
+        known = {name: value for name in names if (value := getattr(self, name)) is not None}
+        known |= {"skipped": self.skipped, "skipped_total": self.skipped_total}
+        tensors = {name: v for name, v in known.items() if isinstance(v, Tensor)}
+        numbers = {name: float(v) for name, v in known.items() if name not in tensors}
+        if tensors:
+            device = next(iter(tensors.values())).device
+            together = torch.stack([v.detach().to(device).double() for v in tensors.values()])
+            numbers |= dict(zip(tensors, together.tolist(), strict=True))
+        return {name: numbers[name] for name in known}
+
     @property
     def sharpness(self) -> Tensor | None:
         """L(w+ε) − L(w), free in every step with two passes; None where either is unknown."""
         if self.loss is None or self.perturbed_loss is None:
             return None
         return self.perturbed_loss - self.loss
+
+
+def _wide(tensors: Sequence[Tensor]) -> torch.dtype:
+    double = any(t.dtype in (torch.float64, torch.complex128) for t in tensors)
+    return torch.float64 if double else torch.float32
 
 
 def _owned(gradient: Gradient) -> Gradient:
@@ -99,15 +125,20 @@ class Step:
         count: how many steps came before.
         hyper: the hyperparameters of the first parameter group.
         examples: the number of examples of the batch, where the engine has it.
+        micro_batches: into how many parts the caller has split it, where he has.
+        scaling: the gradient scaler of this step, if there is one.
         found: 1 once anything was found not to be finite, on the device; else 0.
         bad: the same, where the host already knows.
     """
 
-    def __init__(self, engine: Engine, factor: float, examples: int | None) -> None:
+    def __init__(
+        self, engine: Engine, factor: float, examples: int | None, scaling: Scaling | None = None
+    ) -> None:
         self._engine, self._factor = engine, factor
         self.hyper: Group = engine.groups[0]
         self.count: int = self.hyper["sam_step"]
-        self.examples = examples
+        self.examples, self.scaling = examples, scaling
+        self.micro_batches: int | None = None
         self.found = non_finite_flag(engine.device)
         self.bad = False
         self.loss, self.perturbed_loss = MeanLoss(), MeanLoss()
@@ -139,48 +170,91 @@ class Step:
         if self._engine.keeps_gradient:
             self._first.add(_owned(first.gradient), first.examples)
         chosen = self._engine.select(first.gradient, self.found)
-        moves, measured, guard = [], [], self._engine.relative_guard
-        if not chosen.parts:
+        if not (chosen.parts or self.split):
             raise RuntimeError(
                 "none of the selected parameters has a gradient: there is nothing to perturb"
             )
         directions = [self._engine.direction(part) for part in chosen]
-        for part in directions:
-            ahead, halfway = self._engine.perturbation.metric(part)
-            moves.append((part.params, ahead))
-            measured.append(halfway)
-        joint = [t for tensors in measured for t in tensors]
-        try:
-            norm = self._engine.displacement.norm(chosen.params, joint)
-        except RuntimeError:
-            if any(t.layout is not torch.strided for t in joint):
-                raise RuntimeError(SPARSE) from None
-            raise
-        quiet = None
+        built = [self._engine.perturbation.metric(part) for part in directions]
+        measured = [halfway for _, halfway in built]
+        norm, sizes = self._measure(chosen, measured)
+        quiet, guard = None, self._engine.relative_guard
         if guard:  # d is what rounding has left of g
-            quiet = global_norm(Gradient(directions).tensors) < guard * global_norm(chosen.tensors)
+            quiet = self.norm(Gradient(directions)) < guard * self.norm(chosen)
         radii = self._radii([part.group for part in chosen], norm, quiet)
         self._norm = norm
         if len(radii) == 1:
             self._size = norm * abs(radii[0])
         else:
-            sizes = [global_norm(m) * abs(r) for m, r in zip(measured, radii, strict=True)]
-            self._size = combine_norms(sizes)
-        triples = [(p, d, r) for (p, d), r in zip(moves, radii, strict=True)]
-        return [m for m in triples if isinstance(m[2], Tensor) or m[2] != 0.0]
+            sizes = sizes or [global_norm(m) for m in measured]
+            self._size = combine_norms([n * abs(r) for n, r in zip(sizes, radii, strict=True)])
+        moves = [(p.weights, d, r) for p, (d, _), r in zip(chosen, built, radii, strict=True)]
+        return [m for m in moves if isinstance(m[2], Tensor) or m[2] != 0.0]
+
+    @property
+    def split(self) -> bool:
+        """Whether parameters are split over processes: then every process must take part in every
+        norm, even one that has nothing to add to it."""
+        return self._engine.devices.shards.split
+
+    def norm(self, gradient: Gradient) -> Tensor:
+        """‖·‖ over all parameters together, on all processes; 0-dim, float32 at least."""
+        if not self.split:
+            return global_norm(gradient.tensors)
+        square = self._engine.devices.shards.squares([gradient.params], [gradient.tensors])
+        return square[0].sqrt().to(_wide(gradient.tensors))
+
+    def inner(self, a: Gradient, b: Gradient) -> Tensor:
+        """⟨a, b⟩ over all parameters together, on all processes; 0-dim, float32 at least."""
+        if not self.split:
+            return inner_product(a.tensors, b.tensors)
+
+        def share(alike: list[int]) -> Any:
+            left, right = a.tensors, b.tensors
+            return inner_product([left[i] for i in alike], [right[i] for i in alike])
+
+        return self._engine.devices.shards.sums([a.params], [share])[0].to(_wide(a.tensors))
+
+    def _measure(
+        self, chosen: Gradient, measured: list[list[Tensor]]
+    ) -> tuple[Tensor, list[Tensor] | None]:
+        """(n over everything, n of each group where they come at no further cost)."""
+        joint = [t for tensors in measured for t in tensors]
+        if self.split:
+            groups = [part.params for part in chosen]
+            squares = self._engine.devices.shards.squares(groups or [[]], measured or [[]])
+            wide = _wide(joint)
+            return squares.sum().sqrt().to(wide), [s.sqrt().to(wide) for s in squares]
+        try:
+            weights = [w for part in chosen for w in part.weights]
+            return self._engine.displacement.norm(weights, joint), None
+        except RuntimeError:
+            if any(t.layout is not torch.strided for t in joint):
+                raise RuntimeError(SPARSE) from None
+            raise
 
     def _radii(self, groups: list[Group], norm: Tensor, quiet: Tensor | None) -> list[Any]:
-        """φ per group: numbers where the host may look at n, tensors where that would wait."""
+        """φ per group: numbers where the host may look at n, tensors where that would wait.
+
+        What is not finite ends the step at once where every process sees it; where only this one
+        may have seen it, it takes part in the rest of the step, at w, and all of them skip.
+        """
         rhos = [g["rho"] * self._factor * (-1 if g.get("maximize") else 1) for g in groups]
         radius = self._engine.perturbation.radius
-        if norm.device.type == "cpu":
+        if self._engine.reads_freely:
             n = float(norm)
-            self.bad = self.bad or not math.isfinite(n) or bool(self.found)
-            nothing = self.bad or n == 0.0 or (quiet is not None and bool(quiet))
+            bad = not math.isfinite(n)
+            if self._engine.devices.together:
+                bad = bad or bool(self.found)
+            nothing = bad or n == 0.0 or (quiet is not None and bool(quiet))
             found = [0.0 if nothing or rho == 0 else radius(n, rho) for rho in rhos]
-            self.bad = self.bad or any(abs(r) > LARGEST for r in found)
+            if bad or any(abs(r) > LARGEST for r in found):
+                self.found.fill_(1.0)
+                found = [0.0] * len(found)
+                # a norm over shards is everybody's; a gradient of one's own is not
+                self.bad = self.bad or not self._engine.devices.replicas.groups
             return found
-        torch.maximum(self.found, (~torch.isfinite(norm)).to(self.found.dtype), out=self.found)
+        torch.maximum(self.found, (~torch.isfinite(norm)).to(self.found), out=self.found)
         radii = [radius(norm, rho) for rho in rhos]
         if quiet is not None:
             radii = [torch.where(quiet, torch.zeros_like(r), r) for r in radii]
@@ -189,6 +263,7 @@ class Step:
     def known_bad(self, u: Gradient, *, host: bool) -> bool:
         """Look for anything not finite in u; only `host` waits for the answer."""
         mark_non_finite(u.tensors, self.found)
+        self._engine.devices.agree(self.found)
         if host:
             self.bad = bool(self.found)
         return self.bad
@@ -204,11 +279,11 @@ class Step:
         for key, new in self._staged:
             for p, value in zip(new.params, new.tensors, strict=True):
                 if self._engine.on_device:
-                    old = self.state[p].get(key)
+                    old = remembered(self.state, p, key)
                     if old is None and bool(self.found):
                         continue  # waits for the device, in a parameter's first step only
                     value = value if old is None else torch.where(self.found > 0, old, value)
-                writes.append((p, key, value))
+                writes.append((p, key, placed_like(value, p)))
         return writes
 
     def _stage_transform(self) -> None:

@@ -1,0 +1,61 @@
+"""Loading checkpoints: of this optimizer, or plain ones of its base."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+from torch.optim import Optimizer
+
+from lowland.optim.checks import check_group
+from lowland.optim.engine import OWN, Engine
+
+
+def load_state(optimizer: Optimizer, engine: Engine, state_dict: dict[str, Any]) -> None:
+    """Put `state_dict` into an optimizer and the base below it, which share groups and state.
+
+    Hyperparameters that the checkpoint does not have stay as they are. The base loads its share
+    by its own rules, which cast; ours keeps the type that it was saved in.
+
+    Raises:
+        InputError: a hyperparameter in it makes no sense.
+    """
+    own, plain = _split_state(state_dict["state"])
+    kept = [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups]
+    saved = state_dict["param_groups"]
+    filled = [{**old, **new} for old, new in zip(kept, saved, strict=False)]
+    groups = filled + list(saved[len(filled) :])
+    for group in filled:
+        check_group(group)
+    base = engine.base
+    base.load_state_dict({"state": plain, "param_groups": groups})
+    # torch gave the base new containers; ours are the ones that everybody already holds.
+    loaded_state, loaded_groups = base.state, base.param_groups
+    base.state, base.param_groups = optimizer.state, optimizer.param_groups
+    optimizer.state.clear()
+    optimizer.state.update(loaded_state)
+    optimizer.param_groups[:] = loaded_groups
+    ids = [i for group in groups for i in group["params"]]
+    params = [p for group in optimizer.param_groups for p in group["params"]]
+    for i, p in zip(ids, params, strict=True):
+        for key, value in own.get(i, {}).items():
+            moved = value.to(p.device, copy=True) if isinstance(value, Tensor) else value
+            optimizer.state[p][key] = moved
+            engine.owns_state = True
+
+
+def _split_state(state: dict[Any, Any]) -> tuple[dict[Any, Any], dict[Any, Any]]:
+    """(ours, the base's); parameters for which the base has nothing are left out of its share."""
+    own: dict[Any, Any] = {}
+    plain: dict[Any, Any] = {}
+    for index, slot in state.items():
+        if not isinstance(slot, dict):
+            plain[index] = slot
+            continue
+        ours = {k: v for k, v in slot.items() if str(k).startswith(OWN)}
+        rest = {k: v for k, v in slot.items() if k not in ours}
+        if ours:
+            own[index] = ours
+        if rest or not ours:
+            plain[index] = rest
+    return own, plain

@@ -1,0 +1,253 @@
+"""What a step has to agree on with other processes.
+
+`Shards`: parameters split over processes (FSDP2, tensor and pipeline parallelism), whose norm is
+one sum over all of them. `Replicas`: whole copies of the network (DDP), which exchange gradients by
+themselves, and keep from it where ε is to be each device's own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import operator
+import weakref
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_pre_hook
+from torch.nn.parallel import DistributedDataParallel
+
+from lowland.core.errors import InputError
+from lowland.core.perturbation import global_norm
+from lowland.core.sharding import any_sharded, split_groups
+
+LOCAL_SHARDS = (
+    "perturbation='local' needs a whole copy of the network on every device (DDP), and the "
+    "parameters are sharded: use perturbation='global'"
+)
+NO_REPLICAS = (
+    "perturbation='local', and no DistributedDataParallel module ran in the closure: wrap the "
+    "model, or use perturbation='global'"
+)
+NO_SYNC = (
+    "inside no_sync() the devices would each go their own way: leave it before calling the "
+    "optimizer (with micro-batches, the last one of every pass must be outside)"
+)
+
+
+def several_processes() -> bool:
+    """Whether this process is one of a group of several."""
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+class Shards:
+    """Sums over the elements of parameters that are split over processes.
+
+    Args:
+        params: all parameters of the optimizer.
+        split_over: process group over which whole parameters are divided, each on one process
+            only: the stages of a pipeline.
+    """
+
+    def __init__(self, params: Sequence[Tensor], split_over: Any = None) -> None:
+        self._extra = () if split_over is None else (split_over,)
+        self.split = bool(self._extra) or any_sharded(params)
+        self._keys: dict[int, tuple[Any, ...]] = {}
+        self._ways: list[tuple[Any, ...]] = []  # the same on every process, whatever has gradients
+        self.groups: list[Any] = []
+        if not self.split:
+            return
+        for p in params:
+            way = split_groups(p) + self._extra
+            self._keys[id(p)] = way
+            if way not in self._ways:
+                self._ways.append(way)
+            self.groups += [group for group in way if group not in self.groups]
+
+    def sums(self, params: Sequence[Sequence[Tensor]], shares: Sequence[Any]) -> Tensor:
+        """Σ over everything of each row, shape (rows,), float64.
+
+        Args:
+            params: the parameters of each row.
+            shares: for each row, how to sum what is here: called with the positions of parameters
+                that are split alike, it returns a number or 0-dim tensor.
+
+        Cost: one exchange of that many numbers for every way in which parameters are split; one
+        for FSDP.
+        """
+        total: Tensor | None = None
+        for way in self._ways:
+            rows = []
+            for members, share in zip(params, shares, strict=True):
+                alike = [i for i, p in enumerate(members) if self._keys.get(id(p)) == way]
+                rows.append(torch.as_tensor(share(alike)).double())
+            device = next((r.device for r in rows if r.device.type != "cpu"), rows[0].device)
+            sums = torch.stack([r.to(device) for r in rows])
+            for group in way:
+                dist.all_reduce(sums, group=group)
+            total = sums if total is None else total + sums
+        assert total is not None
+        return total
+
+    def squares(self, params: Sequence[Sequence[Tensor]], tensors: Sequence[Any]) -> Tensor:
+        """‖t‖² of each row of tensors over all processes, shape (rows,), float64."""
+
+        def square_of(row: Sequence[Tensor]) -> Any:
+            return lambda alike: global_norm([row[i] for i in alike]).double() ** 2
+
+        return self.sums(params, [square_of(row) for row in tensors])
+
+
+class Replicas:
+    """The data-parallel copies of the network, where there are any.
+
+    Args:
+        model: the network or its wrapper, if known; otherwise the wrapper is found when it first
+            runs.
+        local: whether each copy perturbs along its own gradient.
+    """
+
+    def __init__(self, model: nn.Module | None, local: bool) -> None:
+        self.local = local
+        self._known: list[weakref.ref[nn.Module]] = []
+        self._looked = False
+        if model is not None:
+            for module in model.modules():
+                self._find(module)
+
+    @property
+    def modules(self) -> list[Any]:
+        """The `DistributedDataParallel` modules that are known."""
+        return [module for ref in self._known if (module := ref()) is not None]
+
+    @property
+    def groups(self) -> list[Any]:
+        """Process groups whose members may hold different gradients at w."""
+        if not (self.local and several_processes()):
+            return []
+        known = [module.process_group for module in self.modules]
+        return known or [dist.group.WORLD]
+
+    def check_synchronised(self) -> None:
+        """Raise if gradients would not be exchanged where they must be.
+
+        Raises:
+            RuntimeError: the caller is inside ``no_sync()``.
+        """
+        if any(not module.require_backward_grad_sync for module in self.modules):
+            raise RuntimeError(NO_SYNC)
+
+    @contextlib.contextmanager
+    def exchange(self, wanted: bool) -> Iterator[None]:
+        """A pass in which the copies exchange gradients, or do not.
+
+        Raises:
+            RuntimeError: exchange is wanted inside ``no_sync()``, or is to be held back and there
+                is nothing that would exchange.
+        """
+        if wanted:
+            self.check_synchronised()
+        with contextlib.ExitStack() as quiet:
+            if not wanted:
+                for module in self.modules:
+                    quiet.enter_context(module.no_sync())
+            if not self._looked and not self._known and several_processes():
+                quiet.enter_context(self._looking(quiet, wanted))
+            yield
+        if self.local and not wanted and not self._known and several_processes():
+            raise RuntimeError(NO_REPLICAS)
+
+    @contextlib.contextmanager
+    def looking(self) -> Iterator[None]:
+        """A pass of the caller's own, in which the wrapper may be found."""
+        if self._looked or self._known or not several_processes():
+            yield
+            return
+        with contextlib.ExitStack() as quiet, self._looking(quiet, True):
+            yield
+
+    @contextlib.contextmanager
+    def _looking(self, quiet: contextlib.ExitStack, wanted: bool) -> Iterator[None]:
+        def on_call(module: nn.Module, args: tuple[Any, ...]) -> None:
+            self._find(module)
+            if isinstance(module, DistributedDataParallel) and not wanted:
+                quiet.enter_context(module.no_sync())
+
+        hook = register_module_forward_pre_hook(on_call)
+        try:
+            yield
+        finally:
+            hook.remove()
+            self._looked = True
+
+    def _find(self, module: nn.Module) -> None:
+        if isinstance(module, DistributedDataParallel) and module not in self.modules:
+            self._known.append(weakref.ref(module))
+
+    def share(self, examples: int, splits: bool) -> float:
+        """What to multiply the mean loss by, so that the mean over devices is over examples.
+
+        DDP weighs devices equally; with n_r of n examples on this one of R, the factor is R·n_r/n,
+        which is 1 where all have the same number.
+
+        Raises:
+            InputError: the numbers differ and the method splits the batch, so that devices could
+                need different numbers of passes.
+        """
+        if not self.modules:
+            return 1.0
+        group = self.modules[0].process_group
+        device = next(self.modules[0].parameters()).device
+        counts = torch.zeros(dist.get_world_size(group), dtype=torch.int64, device=device)
+        counts[dist.get_rank(group)] = examples
+        dist.all_reduce(counts, group=group)
+        numbers: list[int] = counts.tolist()
+        if splits and len(set(numbers)) > 1:
+            raise InputError(
+                f"the devices have {numbers} examples of this batch, and this method splits it: "
+                "give every device the same number (drop the last, ragged batch)"
+            )
+        return examples * len(numbers) / math.fsum(numbers)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies and pickles find their wrapper anew."""
+        return {"local": self.local, "_known": [], "_looked": False}
+
+
+class Devices:
+    """Shards and replicas of one optimizer's parameters."""
+
+    def __init__(self, model: nn.Module | None, across: str, split_over: Any = None) -> None:
+        self.split_over = split_over
+        self.replicas = Replicas(model, across == "local")
+        self._params: list[Tensor] = []
+        self.shards = Shards([])
+
+    def meet(self, params: list[Tensor]) -> None:
+        """Look at the parameters, which may be new.
+
+        Raises:
+            InputError: ε is to be each device's own, and the devices hold shards.
+        """
+        held = self._params
+        if len(params) != len(held) or not all(map(operator.is_, params, held)):
+            self._params, self.shards = params, Shards(params, self.split_over)
+            if self.shards.split and self.replicas.local:
+                raise InputError(LOCAL_SHARDS)
+
+    @property
+    def together(self) -> bool:
+        """Whether what one process finds in its gradients, all of them find by themselves."""
+        return not (self.shards.split or self.replicas.groups)
+
+    def agree(self, found: Tensor) -> None:
+        """Make `found` the largest of all processes that take the step together."""
+        for group in [*self.shards.groups, *self.replicas.groups]:
+            dist.all_reduce(found, dist.ReduceOp.MAX, group=group)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies and pickles meet their parameters anew."""
+        return {**self.__dict__, "_params": [], "shards": Shards([])}
