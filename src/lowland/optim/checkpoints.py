@@ -9,6 +9,8 @@ from torch.optim import Optimizer
 
 from lowland.optim.checks import check_group
 from lowland.optim.engine import OWN, Engine
+from lowland.optim.gradient import collect
+from lowland.optim.plan import Evaluate, Evaluation
 
 
 def load_state(optimizer: Optimizer, engine: Engine, state_dict: dict[str, Any]) -> None:
@@ -37,11 +39,36 @@ def load_state(optimizer: Optimizer, engine: Engine, state_dict: dict[str, Any])
     optimizer.param_groups[:] = loaded_groups
     ids = [i for group in groups for i in group["params"]]
     params = [p for group in optimizer.param_groups for p in group["params"]]
+    engine.has_slots = False
+    if groups and not groups[0].get("sam_step"):
+        return  # no step had been taken: what is ours are slots that nothing has filled
     for i, p in zip(ids, params, strict=True):
         for key, value in own.get(i, {}).items():
             moved = value.to(p.device, copy=True) if isinstance(value, Tensor) else value
             optimizer.state[p][key] = moved
             engine.owns_state = True
+
+
+def make_slots(engine: Engine) -> None:
+    """Give state that is ours its place, without values, as the base has just done with its own.
+
+    Distributed checkpoints fill an optimizer that has taken no step: they take a step at learning
+    rate 0 along zero gradients, and load what they then find a place for. The slots hold what a
+    step of two passes leaves after such gradients. The next step drops what was not loaded.
+    """
+    if not engine.keeps_gradient:
+        return
+    step = engine.begin()
+    step.count = step.hyper["start"]
+    gradient = collect(engine.groups)
+    program = engine.plan(step)
+    request = next(program)
+    while isinstance(request, Evaluate):
+        request = program.send(Evaluation(gradient))
+    program.close()
+    for p, key, value in step.new_state():
+        engine.state[p][key] = value
+    engine.has_slots = True
 
 
 def _split_state(state: dict[Any, Any]) -> tuple[dict[Any, Any], dict[Any, Any]]:

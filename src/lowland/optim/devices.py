@@ -187,28 +187,33 @@ class Replicas:
         if isinstance(module, DistributedDataParallel) and module not in self.modules:
             self._known.append(weakref.ref(module))
 
-    def share(self, examples: int, splits: bool) -> float:
+    def share(self, sizes: Sequence[int], splits: bool) -> float:
         """What to multiply the mean loss by, so that the mean over devices is over examples.
 
         DDP weighs devices equally; with n_r of n examples on this one of R, the factor is R·n_r/n,
         which is 1 where all have the same number.
 
+        Args:
+            sizes: the numbers of examples of this device's micro-batches.
+            splits: whether each part of the batch has an ε and an exchange of its own.
+
         Raises:
-            InputError: the numbers differ and the method splits the batch, so that devices could
+            InputError: the sizes differ and the method splits the batch, so that devices could
                 need different numbers of passes.
         """
         if not self.modules:
             return 1.0
         group = self.modules[0].process_group
         device = next(self.modules[0].parameters()).device
-        counts = torch.zeros(dist.get_world_size(group), dtype=torch.int64, device=device)
-        counts[dist.get_rank(group)] = examples
+        counts = torch.zeros(dist.get_world_size(group), 2, dtype=torch.int64, device=device)
+        mine = [examples := sum(sizes), hash(tuple(sizes)) if splits else 0]
+        counts[dist.get_rank(group)] = torch.tensor(mine, device=device)
         dist.all_reduce(counts, group=group)
-        numbers: list[int] = counts.tolist()
-        if splits and len(set(numbers)) > 1:
+        numbers: list[int] = counts[:, 0].tolist()
+        if splits and len(set(counts[:, 1].tolist())) > 1:
             raise InputError(
                 f"the devices have {numbers} examples of this batch, and this method splits it: "
-                "give every device the same number (drop the last, ragged batch)"
+                "give every device the same numbers (drop the last, ragged batch)"
             )
         return examples * len(numbers) / math.fsum(numbers)
 

@@ -65,7 +65,7 @@ class Engine:
         self.random = GlobalRandomState()
         self.foreign = ForeignGradients()
         self.last: StepRecord | None = None
-        self.owns_state = False
+        self.owns_state = self.has_slots = False
         self._standing: Gradient | None = None
         self._chosen: tuple[list[Tensor], set[Tensor]] | None = None
         self._warned: set[str] = set()
@@ -172,6 +172,8 @@ class Engine:
             check_group(group)
         self.devices.meet([p for group in self.groups for p in group["params"]])
         self.loss_scale.begin()
+        if self.has_slots:  # they were never filled from a checkpoint
+            self.drop_own_state()
         return Step(self, self.factor(), examples, scaling)
 
     def program(self, step: Step) -> Program:
@@ -319,6 +321,13 @@ class Engine:
                 slot.update(own)
             if self.on_device:
                 del self.base.found_inf, self.base.grad_scale  # type: ignore[attr-defined]
+
+    def drop_own_state(self) -> None:
+        """Forget what is ours in the per-parameter state."""
+        for slot in self.state.values():
+            for key in [key for key in slot if str(key).startswith(OWN)]:
+                del slot[key]
+        self.has_slots = False
 
     def warn_once(self, message: str) -> None:
         """A RuntimeWarning, the first time only."""

@@ -75,6 +75,7 @@ class BatchEvaluator:
         self._sizes = [_examples(batch) for batch in batches]
         self.examples = sum(self._sizes)
         self.micro_batches = len(batches) if split else None
+        self._factor: float | None = None
 
     def __call__(self, part: slice | Tensor | int | None, exchange: bool = True) -> tuple[Any, int]:
         """Run it; returns (mean loss, number of examples).
@@ -90,24 +91,24 @@ class BatchEvaluator:
             batch = batch if part is None else _take(batch, part, self.examples)
         n = _examples(batch)
         loss = self._mean_loss(batch, n)
-        self._differentiate(loss, self._share(n, exchange, splits=part is not None))
+        self._differentiate(loss, self._share(exchange, splits=part is not None))
         return loss, n
 
     def _one_by_one(self, exchange: bool) -> tuple[Any, int]:
         mean: Any = 0.0
-        factor: float | None = None
         for i, (batch, n) in enumerate(zip(self._batches, self._sizes, strict=True)):
             weight = n / self.examples
             with self._replicas.exchange(exchange and i == len(self._batches) - 1):
                 loss = self._mean_loss(batch, n)
-                if factor is None:  # the first forward has found the replicas
-                    factor = self._share(self.examples, exchange, splits=False)
-                self._differentiate(loss, factor * weight)
+                self._differentiate(loss, self._share(exchange, splits=False) * weight)
             mean = mean + loss.detach() * weight
         return mean, self.examples
 
-    def _share(self, examples: int, exchange: bool, splits: bool) -> float:
-        return self._replicas.share(examples, splits) if exchange else 1.0
+    def _share(self, exchange: bool, splits: bool) -> float:
+        """The factor of `Replicas.share`, asked for once, when a forward has found the replicas."""
+        if exchange and self._factor is None:
+            self._factor = self._replicas.share(self._sizes, splits)
+        return self._factor if exchange and self._factor is not None else 1.0
 
     def _differentiate(self, loss: Tensor, factor: float) -> None:
         self._backward(loss if factor == 1.0 else loss * factor)

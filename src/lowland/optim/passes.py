@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from lowland.core.errors import InputError
+from lowland.optim.checkpoints import make_slots
 from lowland.optim.engine import Engine
 from lowland.optim.gradient import Gradient, WeightedMean, clear, collect, put
 from lowland.optim.plan import Evaluate, Evaluation, Program, plain_step
@@ -212,6 +213,7 @@ class UserPasses:
             if engine.perturbs():
                 if self._only_makes_state():
                     engine.base.step()
+                    make_slots(engine)
                     return
                 raise RuntimeError(NO_PASS)
             step = engine.begin()

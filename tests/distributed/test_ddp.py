@@ -1,0 +1,119 @@
+"""Data-parallel training (DDP over gloo) against one process that has the whole batch."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from ddp_cases import DOUBLE, SGD, STEPS
+from forms import FORMS, TWO_PASS, form_batch, make
+from problems import data, equal, losses, network, weights
+from ranks import finish, run, start
+from torch import Tensor
+
+from lowland.optim import MSAM, SAM
+
+WORLDS = [2, pytest.param(4, marks=pytest.mark.slow)]
+
+
+def alone(opt: Any, model: Any, n: int = 24) -> list[Tensor]:
+    for i in range(STEPS):
+        form_batch(opt, model, *data(i, n, DOUBLE))
+    return weights(model)
+
+
+def plain(name: str = "sam", **options: Any) -> tuple[Any, Any]:
+    model = network(3, DOUBLE, norm=False)
+    return make(name, model, **options), model
+
+
+def close(left: list[Tensor], right: list[Tensor]) -> bool:
+    return all(
+        torch.allclose(a, b, rtol=1e-11, atol=1e-12) for a, b in zip(left, right, strict=True)
+    )
+
+
+def same_everywhere(results: list[Any], key: str) -> list[Tensor]:
+    """The weights under `key`, which are the same on all ranks bit for bit."""
+    assert all(equal(results[0][key], other[key]) for other in results[1:]), key
+    found: list[Tensor] = results[0][key]
+    return found
+
+
+@pytest.mark.parametrize("world", WORLDS)
+def test_global_is_one_process_with_the_whole_batch(world: int, tmp_path: Path) -> None:
+    results = run("ddp_cases", "whole_batch", world, tmp_path)
+    for name in TWO_PASS:
+        if name == "sam-on":
+            continue
+        expected = alone(*plain(name))
+        for form in FORMS:
+            for view in (False, True):
+                found = same_everywhere(results, f"{name} {form} {view}")
+                assert close(found, expected), (name, form, view)
+    assert close(same_everywhere(results, "ragged"), alone(*plain(), n=13))
+    assert close(same_everywhere(results, "micro-batches"), alone(*plain(), n=26))
+    assert results[0]["micro-batches, reductions"] == 2 * STEPS, "one for each pass"
+
+
+@pytest.mark.parametrize("world", WORLDS)
+def test_local_is_m_sam_with_m_the_batch_of_a_device(world: int, tmp_path: Path) -> None:
+    results = run("ddp_cases", "own_batch", world, tmp_path)
+
+    def simulated(n: int, **options: Any) -> list[Tensor]:
+        model = network(3, DOUBLE, norm=False)
+        opt = MSAM(model.parameters(), torch.optim.SGD, **SGD, **options)
+        for i in range(STEPS):
+            x, y = data(i, n, DOUBLE)
+            parts = list(zip(x.tensor_split(world), y.tensor_split(world), strict=True))
+            opt.step(loss_fn=losses(model), batches=parts)
+        return weights(model)
+
+    for form in ("closure", "batch", "context", "two-step"):
+        for given in (False, True):
+            found = same_everywhere(results, f"{form} {given}")
+            assert close(found, simulated(25 if form == "batch" else 24)), (form, given)
+            assert results[0][f"{form} {given} wire"] == STEPS, "the second pass alone exchanges"
+    same_everywhere(results, "asam")
+    every = same_everywhere(results, "every")
+    assert results[0]["every wire"] == STEPS
+    assert close(every, simulated(24, every=2))
+    assert not close(every, simulated(24))
+    model = network(3, DOUBLE, norm=False)
+    whole = SAM(model.parameters(), torch.optim.SGD, **SGD)
+    assert not close(alone(whole, model), simulated(24)), "m matters here"
+
+
+def test_one_rank_overflows_and_all_skip(tmp_path: Path) -> None:
+    results = run("ddp_cases", "overflow", 2, tmp_path)
+    for key, (trail, scale, skipped) in results[0].items():
+        for other in results[1:]:
+            assert all(equal(a, b) for a, b in zip(trail, other[key][0], strict=True)), key
+            assert other[key][1:] == (scale, skipped), key
+        assert skipped == 1, key
+        assert equal(trail[0], trail[1]), key
+        assert not equal(trail[1], trail[2]), key
+        assert scale == (512.0 if "True" in key else 1.0), key
+
+
+def test_mistakes_are_said_on_every_rank(tmp_path: Path) -> None:
+    for said in run("ddp_cases", "mistakes", 2, tmp_path):
+        for form in FORMS:
+            assert "inside no_sync()" in said[f"no_sync {form}"], said
+        assert said["moved"] == "False"
+        assert "[7, 6] examples" in said["ragged m-sam"]
+        assert "no DistributedDataParallel module ran" in said["no wrapper"]
+
+
+@pytest.mark.parametrize("world", WORLDS)
+def test_a_failing_rank_leaves_the_others_at_w_and_not_waiting(world: int, tmp_path: Path) -> None:
+    began = time.monotonic()
+    printed = finish(start("ddp_cases", "failing", world, tmp_path), seconds=80)
+    assert time.monotonic() - began < 60, "well below the timeout of the process group"
+    for rank in range(world):
+        name, at_w = torch.load(tmp_path / f"failed-{rank}.pt", weights_only=False)
+        assert at_w, (rank, printed[rank])
+        assert (name == "MemoryError") == (rank == 1)

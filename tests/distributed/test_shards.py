@@ -1,0 +1,117 @@
+"""Sharded parameters (FSDP2, tensor and pipeline parallel over gloo) against one process."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from forms import FORMS, form_batch, make
+from problems import data, equal, network, weights
+from ranks import run
+from shard_cases import DOUBLE, NAMES, STEPS, with_groups
+from torch import Tensor
+
+from lowland.optim import SAM
+
+WORLDS = [2, pytest.param(4, marks=pytest.mark.slow)]
+
+
+def alone(name: str, base: str = "sgd", steps: range = range(STEPS)) -> tuple[list[Tensor], Any]:
+    model = network(3, DOUBLE, norm=False)
+    opt = make(name, model, base)
+    for i in steps:
+        form_batch(opt, model, *data(i, 24, DOUBLE))
+    return weights(model), opt.last
+
+
+def close(left: list[Tensor], right: list[Tensor]) -> bool:
+    return all(
+        torch.allclose(a, b, rtol=1e-10, atol=1e-12) for a, b in zip(left, right, strict=True)
+    )
+
+
+@pytest.mark.parametrize("world", WORLDS)
+def test_fully_sharded_is_one_process(world: int, tmp_path: Path) -> None:
+    results = run("shard_cases", "forms_and_methods", world, tmp_path)
+    for name in NAMES:
+        expected, last = alone(name)
+        for form in FORMS:
+            for result in results:
+                assert close(result[f"{name} {form}"], expected), (name, form)
+                found = result[f"{name} {form} last"]
+                for norm in ("grad_norm", "perturbation_norm"):
+                    if norm in found:
+                        assert abs(found[norm] / last.metrics()[norm] - 1) < 1e-9, (name, norm)
+    model = network(3, DOUBLE, norm=False)
+    opt = SAM(with_groups(model), torch.optim.AdamW, rho=0.3, lr=0.01)
+    for i in range(STEPS):
+        form_batch(opt, model, *data(i, 24, DOUBLE))
+    assert opt.last is not None
+    for result in results:
+        assert close(result["groups"], weights(model))
+        norm = result["groups last"]["perturbation_norm"]
+        assert abs(norm / opt.last.metrics()["perturbation_norm"] - 1) < 1e-9
+    if world == 4:
+        assert any(0 in result["shares"] for result in results), "some shares are empty"
+
+
+@pytest.mark.parametrize("world", WORLDS)
+def test_the_radius_is_rho_and_w_comes_back(world: int, tmp_path: Path) -> None:
+    for result in run("shard_cases", "exactly_back", world, tmp_path):
+        assert result["bits"]
+        assert abs(result["radius"] - 0.05) < 1e-12, "not ρ·√world"
+        assert result["after failing"]
+
+
+@pytest.mark.parametrize("world", WORLDS)
+def test_sharded_checkpoints(world: int, tmp_path: Path) -> None:
+    saved = run("shard_cases", "save_and_go_on", world, tmp_path / "saved")
+    elsewhere = run("shard_cases", "resume_elsewhere", 1 if world == 2 else 3, tmp_path / "other")
+    for name in ("sam", "f-sam", "looksam"):
+        for result in saved:
+            assert equal(result[name], result[f"{name} resumed"]), f"{name}: bit for bit"
+            assert close(result[name], alone(name, "adamw", range(6))[0])
+        for result in elsewhere:
+            assert close(result[name], saved[0][name]), f"{name}: another number of ranks"
+
+
+def test_one_shard_overflows_and_all_skip(tmp_path: Path) -> None:
+    results = run("shard_cases", "overflow", 2, tmp_path)
+    for key, (trail, scale, skipped) in results[0].items():
+        for other in results:
+            assert all(equal(a, b) for a, b in zip(trail, other[key][0], strict=True)), key
+            assert other[key][1:] == (scale, skipped), key
+        assert skipped == 1, key
+        assert equal(trail[0], trail[1]), key
+        assert not equal(trail[1], trail[2]), key
+        assert scale == (512.0 if "True" in key else 1.0), key
+
+
+def test_local_is_refused(tmp_path: Path) -> None:
+    for said in run("shard_cases", "local_is_refused", 2, tmp_path):
+        assert "parameters are sharded" in said
+
+
+@pytest.mark.parametrize("world", WORLDS)
+def test_tensor_parallel_is_one_process(world: int, tmp_path: Path) -> None:
+    for result in run("shard_cases", "tensor_parallel", world, tmp_path):
+        for name in NAMES:
+            assert close(result[name], alone(name)[0]), name
+
+
+@pytest.mark.slow
+def test_two_dimensional_meshes(tmp_path: Path) -> None:
+    for result in run("shard_cases", "two_dimensions", 4, tmp_path):
+        for kind in ("hybrid", "2-D"):
+            for name in NAMES:
+                assert close(result[f"{kind} {name}"], alone(name)[0]), (kind, name)
+
+
+def test_a_pipeline_of_two_stages(tmp_path: Path) -> None:
+    first, second = run("shard_cases", "pipeline", 2, tmp_path)
+    for name in NAMES:
+        for form in ("closure", "context"):
+            found = first[f"{name} {form}"] + second[f"{name} {form}"]
+            assert close(found, alone(name)[0]), (name, form)
