@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 import torch
+import torch._dynamo
+from forms import FORMS
 from problems import closure_for, data, equal, losses, network, weights
 from torch import Tensor, nn
 
@@ -162,3 +164,49 @@ def test_a_compiled_model_keeps_one_graph_and_gives_the_eager_bits() -> None:
     assert len(graphs) == 1
     assert equal(weights(model), weights(twin))
     assert equal(list(model.buffers()), list(twin.buffers()))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_layers_outside_the_model_are_protected_with_one_warning(form: str) -> None:
+    """Two networks in one closure, as in adversarial training, and model= names only one."""
+    torch._dynamo.utils.counters.clear()  # where graphs have been compiled nobody looks
+    inner, twin = network(3), network(3)
+    other, other_twin = nn.BatchNorm1d(5), nn.BatchNorm1d(5)
+    opt = SAM(inner.parameters(), torch.optim.SGD, lr=0.1, rho=0.3, model=inner)
+    both = nn.ModuleList([twin, other_twin])
+    known = SAM(twin.parameters(), torch.optim.SGD, lr=0.1, rho=0.3, model=both)
+    whole, whole_twin = nn.Sequential(other, inner), nn.Sequential(other_twin, twin)
+    with pytest.warns(RuntimeWarning, match="outside model="):
+        FORMS[form](opt, whole, *data(0))
+    for i in (1, 2):  # said once: warnings are errors here
+        FORMS[form](opt, whole, *data(i))
+    for i in range(3):
+        FORMS[form](known, whole_twin, *data(i))
+    for a, b in zip(other.buffers(), other_twin.buffers(), strict=True):
+        assert torch.equal(a, b)
+    assert int(other.num_batches_tracked or 0) == 3
+
+
+class OwnNorm(nn.Module):
+    """A class that torch does not know, with the usual buffer names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("running_mean", torch.zeros(5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            self.running_mean += 0.1 * x.mean(0)
+        return x - x.mean(0)
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_a_class_with_a_running_mean_is_a_normalization_layer(given: bool) -> None:
+    model = nn.Sequential(OwnNorm(), nn.Linear(5, 3))
+    opt = SAM(model.parameters(), torch.optim.SGD, lr=0.1, model=model if given else None)
+    expected = torch.zeros(5)
+    for i in range(3):
+        x, y = data(i)
+        opt.step(closure_for(opt, model, x, y))
+        expected += 0.1 * x.mean(0)
+    torch.testing.assert_close(model[0].running_mean, expected)

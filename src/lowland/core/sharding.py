@@ -72,4 +72,5 @@ def split_groups(param: Tensor) -> tuple[Any, ...]:
         return ()
     whole: Any = param
     mesh = whole.device_mesh
-    return tuple(mesh.get_group(i) for i, p in enumerate(whole.placements) if p.is_shard())
+    # not "is_shard": the strided shards of two-dimensional meshes do not call themselves so
+    return tuple(mesh.get_group(i) for i, p in enumerate(whole.placements) if not p.is_replicate())

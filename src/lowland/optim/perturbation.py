@@ -164,6 +164,8 @@ class MinusRunningMean:
     it; for σ = 1 both give the same direction. m is kept in ``state[p]["sam_ema"]``, in float32
     for half-precision parameters.
 
+    With ``nonfinite="device"`` and a first step that is skipped, m starts as 0 instead.
+
     Where d is nothing but rounding noise (‖d‖ < 1e-6·‖g‖) there is no perturbation: normalizing
     noise would blow it up to the full radius.
     """

@@ -7,6 +7,8 @@ that the network never has.
 
 from __future__ import annotations
 
+import sys
+import warnings
 import weakref
 from collections.abc import Iterable
 from typing import Any
@@ -25,6 +27,11 @@ _ASK_FOR_MODEL = (
     "the model is compiled, so its normalization layers cannot be found from outside: "
     "pass model= to the optimizer"
 )
+_OUTSIDE = (
+    "normalization layers outside model= ran in the second pass ({}): their running statistics are "
+    "kept out of it too, from here on; pass a model= that contains all networks of the closure "
+    "(nn.ModuleList([...]) will do)"
+)
 _SCRIPTED = (
     "the model has scripted modules, whose running statistics cannot be reached: pass the eager "
     "model, or bn_second='update' to let the second pass update them"
@@ -40,7 +47,11 @@ class RunningStatistics:
 
     With a model, its layers are known and their buffers are saved and restored by copying, which
     leaves a compiled model its one graph. Without one, a hook on module calls finds them as they
-    run; a compiled model then raises, since such hooks would recompile it or never fire.
+    run; a compiled model then raises, since such hooks would recompile it or never fire. Layers
+    outside the model that run in the first such pass are protected from then on, with a warning.
+
+    Layers are torch's own normalization classes, classes with a buffer named ``running_mean``, and
+    those that the user names.
 
     Args:
         model: the network, or None to find layers as they run.
@@ -62,6 +73,8 @@ class RunningStatistics:
         self._pool: dict[tuple[nn.Module, str], Tensor] = {}
         self._hook: RemovableHandle | None = None
         self._others: set[type[nn.Module]] = set()
+        self._outside: dict[nn.Module, None] = {}
+        self._watched = False
         if model is not None and policy != "update":
             self._layers(model)
 
@@ -71,8 +84,11 @@ class RunningStatistics:
             return
         if self.model is None:
             self._hook = register_module_forward_pre_hook(_Weakly(self))
-        else:
-            self._protect(self._layers(self.model))
+            return
+        self._protect([*self._layers(self.model), *self._outside])
+        if not (self._watched or _anything_compiled()):
+            self._hook = register_module_forward_pre_hook(_Weakly(self))
+        self._watched = True
 
     def end(self) -> None:
         """Call after it, however it ended. Safe to call any number of times."""
@@ -110,7 +126,7 @@ class RunningStatistics:
     def _tracks(self, module: nn.Module) -> bool:
         if isinstance(module, self.classes):
             return True
-        if isinstance(module, _NormBase):
+        if isinstance(module, _NormBase) or "running_mean" in module._buffers:
             return module.running_mean is not None
         if not isinstance(module, torch.jit.ScriptModule):
             self._others.add(type(module))  # no instance of this class needs a second look
@@ -148,10 +164,17 @@ class RunningStatistics:
         if type(module) in self._others:
             return
         if torch.compiler.is_compiling() or _is_compiled(module):
-            raise RuntimeError(_ASK_FOR_MODEL)
-        if self._tracks(module) and not self._is_protected(module):
-            with torch.no_grad():
-                self._protect([module])
+            if self.model is None:
+                raise RuntimeError(_ASK_FOR_MODEL)
+            return
+        if not self._tracks(module) or self._is_protected(module):
+            return
+        if self.model is not None and module.training:
+            self._outside[module] = None
+            message = _OUTSIDE.format(type(module).__name__)
+            warnings.warn(message, RuntimeWarning, stacklevel=2)
+        with torch.no_grad():
+            self._protect([module])
 
     def _is_protected(self, module: nn.Module) -> bool:
         return module in self._modes or any(module is layer for layer, *_ in self._protected)
@@ -165,6 +188,7 @@ class RunningStatistics:
             "_pool": {},
             "_hook": None,
             "_others": set(),
+            "_outside": {},
         }
 
 
@@ -182,6 +206,12 @@ class _Weakly:
 
 def _kind(tensor: Tensor) -> tuple[torch.dtype, torch.device, torch.Size]:
     return tensor.dtype, tensor.device, tensor.shape
+
+
+def _anything_compiled() -> bool:
+    """Whether this process has compiled a graph: hooks on all modules would disturb it."""
+    utils = sys.modules.get("torch._dynamo.utils")
+    return utils is not None and bool(utils.counters["stats"].get("unique_graphs"))
 
 
 def _is_compiled(module: nn.Module) -> bool:

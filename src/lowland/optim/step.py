@@ -271,7 +271,8 @@ class Step:
     def new_state(self) -> list[tuple[Tensor, str, Tensor]]:
         """(parameter, key, value) of all state that this step changes, computed but not written.
 
-        On the device, values stay what they were where anything was not finite.
+        On the device, values stay what they were where anything was not finite, and 0 where there
+        were none: the host does not know whether the step is taken.
         """
         self._stage_transform()
         self._engine.owns_state = self._engine.owns_state or bool(self._staged)
@@ -280,9 +281,8 @@ class Step:
             for p, value in zip(new.params, new.tensors, strict=True):
                 if self._engine.on_device:
                     old = remembered(self.state, p, key)
-                    if old is None and bool(self.found):
-                        continue  # waits for the device, in a parameter's first step only
-                    value = value if old is None else torch.where(self.found > 0, old, value)
+                    old = torch.zeros_like(value) if old is None else old
+                    value = torch.where(self.found > 0, old, value)
                 writes.append((p, key, placed_like(value, p)))
         return writes
 
