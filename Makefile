@@ -2,33 +2,39 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
+TESTS := .venv/.installed-for-tests
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
 
 .PHONY: study test test-slow lint bench clean
 
 study: $(INSTALLED)
 	$(BIN)/lowland study low-rank
 
-test: $(INSTALLED)
+test: $(TESTS)
 	$(BIN)/python -m pytest -n 2 -m "not slow"
 
-test-slow: $(INSTALLED)
+test-slow: $(TESTS)
 	$(BIN)/python -m pytest -m slow
 
-lint: $(INSTALLED)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[all,test,lint]'
+lint: $(TESTS)
+	$(INSTALL) '.[all,test,lint]'
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
 bench: $(INSTALLED)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[all,bench]'
+	$(INSTALL) '.[all,bench]'
 	$(BIN)/python benchmarks/step_overhead.py
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "lowland needs Python 3.11 or newer: make PYTHON=/path/to/python3.11 ..." >&2; exit 1; }
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[all,test]'
+	$(INSTALL) '.[all]'
+	@touch $@
+
+$(TESTS): $(INSTALLED)
+	$(INSTALL) '.[all,test]'
 	@touch $@
 
 clean:

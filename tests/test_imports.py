@@ -21,10 +21,11 @@ ALLOWED = {
     "data": {"core", "data"},
     "train": {"core", "optim", "measure", "models", "data", "train"},
     "report": {"core", "report"},
+    "integrations": {"core", "optim", "integrations"},
     "studies": {"core", "optim", "measure", "models", "data", "train", "report", "studies"},
 }
 HEAVY = ["matplotlib", "plotly", "sklearn", "transformers", "timm", "faiss", "ray", "pyarrow",
-         "lightning_fabric", "rich", "typer", "PIL", "safetensors", "scipy"]  # fmt: skip
+         "lightning_fabric", "pytorch_lightning", "accelerate", "rich", "typer", "PIL", "safetensors", "scipy"]  # fmt: skip
 
 
 def imported(source: str) -> Iterator[str]:

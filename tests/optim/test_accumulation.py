@@ -191,6 +191,26 @@ def test_activation_checkpointing(replay: bool) -> None:
     assert equal(*results)
 
 
+@pytest.mark.parametrize("divided", [False, True])
+def test_losses_of_micro_batches_are_recorded(divided: bool) -> None:
+    """Their mean by examples, or the sum of what was divided: the loss of the whole batch."""
+    model, twin = pair()
+    opt, whole = make("sam", model), make("sam", twin)
+    batches = parts(0)
+    for j, (x, y) in enumerate(batches):
+        share = len(x) / sum(RAGGED) if divided else 1.0
+        loss = losses(model)(x, y).mean() * share
+        loss.backward()
+        settings: dict[str, Any] = {"divided": True} if divided else {"examples": len(x)}
+        with opt.perturbed(last=j == len(batches) - 1, loss=loss, **settings):
+            losses(model)(x, y).mean().backward()
+    opt.step()
+    whole.step(loss_fn=losses(twin), batch=data(0, sum(RAGGED), DOUBLE))
+    assert opt.last is not None
+    assert whole.last is not None
+    assert abs(opt.last.metrics()["loss"] - whole.last.metrics()["loss"]) < 1e-12
+
+
 def test_losses_given_in_the_context_are_recorded() -> None:
     model, twin = pair(norm=True)
     opt, whole = make("sam", model), make("sam", twin)

@@ -7,6 +7,7 @@ import torch
 from forms import (
     BASES,
     FORMS,
+    form_context,
     make,
     run,
 )
@@ -29,12 +30,12 @@ def test_what_is_missing_is_said() -> None:
     with pytest.raises(RuntimeError, match="made no gradients"):
         opt.step()
     with (
-        pytest.raises(RuntimeError, match="return loss"),
+        pytest.raises(RuntimeError, match="made no gradients"),
         pytest.warns(RuntimeWarning, match="never followed"),
     ):
-        opt.step(lambda: None)
-    with pytest.raises(RuntimeError, match="made no gradients"):
         opt.step(lambda: torch.zeros(()))
+    with pytest.raises(RuntimeError, match="return loss"):
+        opt.step(lambda: None)
     off = make("sam", model, rho=0.0)
     off.zero_grad()
     with pytest.raises(RuntimeError, match="no backward"):
@@ -133,3 +134,38 @@ def test_loss_functions_of_the_wrong_shape_and_ragged_batches() -> None:
         opt.step(loss_fn=losses(model), batch=(x, y[:3]))
     named = {"x": x, "y": y}
     opt.step(loss_fn=lambda x, y: losses(model)(x, y), batch=named)
+
+
+@pytest.mark.parametrize("form", ["context", "two-step"])
+def test_an_empty_closure_finishes_a_step_whose_passes_are_done(form: str) -> None:
+    """Trainers pass one where their user calls step() without any."""
+    model, twin = network(3), network(3)
+    opt, plain = make("sam", model), make("sam", twin)
+    for i in range(3):
+        x, y = data(i)
+        form_context(plain, twin, x, y)
+        opt.zero_grad()
+        losses(model)(x, y).mean().backward()
+        if form == "context":
+            with opt.perturbed():
+                assert opt.at_perturbed_weights
+                losses(model)(x, y).mean().backward()
+            opt.step(lambda: None)
+        else:
+            opt.first_step()
+            losses(model)(x, y).mean().backward()
+            opt.second_step()
+        assert not opt.at_perturbed_weights
+    assert equal(weights(model), weights(twin))
+
+
+def test_a_full_closure_after_a_pass_is_said_and_starts_over() -> None:
+    model, twin = network(3, norm=False), network(3, norm=False)
+    opt, plain = make("sam", model), make("sam", twin)
+    losses(model)(*data(0)).mean().backward()
+    with opt.perturbed():
+        losses(model)(*data(0)).mean().backward()
+    with pytest.warns(RuntimeWarning, match="never followed by step"):
+        opt.step(closure_for(opt, model, *data(1)))
+    plain.step(closure_for(plain, twin, *data(1)))
+    assert equal(weights(model), weights(twin))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from torch import Tensor
@@ -88,3 +88,13 @@ def skips_on_device(nonfinite: str, base: Optimizer) -> bool:
             "does not as it is: build it with fused=True, or use nonfinite='skip'"
         )
     return nonfinite == "device"
+
+
+class AsOptimizer:
+    """A step hook of the base optimizer, called with the sharpness-aware one."""
+
+    def __init__(self, optimizer: Optimizer, hook: Callable[..., Any]) -> None:
+        self._optimizer, self._hook = optimizer, hook
+
+    def __call__(self, base: Optimizer, args: Any, kwargs: Any) -> Any:
+        return self._hook(self._optimizer, args, kwargs)

@@ -66,6 +66,7 @@ class Engine:
         self.foreign = ForeignGradients()
         self.last: StepRecord | None = None
         self.owns_state = self.has_slots = False
+        self.running = self.away = False
         self._standing: Gradient | None = None
         self._chosen: tuple[list[Tensor], set[Tensor]] | None = None
         self._warned: set[str] = set()
@@ -190,6 +191,7 @@ class Engine:
             self.foreign.before(self.groups)
         returned: list[Any] = []
         program = self.program(step)
+        self.running = True
         try:
             request = next(program)
             while isinstance(request, Evaluate) and not step.bad:
@@ -197,6 +199,7 @@ class Engine:
         except StopIteration:
             raise RuntimeError("the plan ended without an Update: end it with one") from None
         finally:
+            self.running = False
             program.close()
         self.finish(step, request)
         return returned[0] if closure else step.loss.value
@@ -246,6 +249,7 @@ class Engine:
     def depart(self, move: Move) -> None:
         """To w+ε. The directions are let go, so that their memory serves the second pass."""
         self._standing = None
+        self.away = True
         self.statistics.begin()
         self.displacement.go(move)
         torch.clear_autocast_cache()  # it holds half-precision copies of w
@@ -258,6 +262,7 @@ class Engine:
             torch.clear_autocast_cache()
         self.statistics.end()
         self.random.resume()
+        self.away = False
 
     def finish(self, step: Step, request: Evaluate | Update) -> None:
         """Descend along u, or skip the step if anything was not finite."""

@@ -15,6 +15,7 @@ from lowland.core.sharding import local, placed_like
 from lowland.optim.devices import Replicas
 from lowland.optim.gradient import Group
 from lowland.optim.plan import LossTerm
+from lowland.optim.scaling import Scaling
 
 Closure = Callable[[], Any]
 LossFn = Callable[..., Tensor]
@@ -23,8 +24,24 @@ Backward = Callable[[Tensor], Any]
 FOUND_GRADIENTS = (
     "step(closure) found gradients that the closure did not make. The closure has to do it all; "
     "two lines change: put optimizer.zero_grad() first in the closure, and drop the backward() "
-    "that comes before step(closure)"
+    "that comes before step(closure). (A trainer that accumulates gradients over several closures, "
+    "as Lightning does with accumulate_grad_batches, needs manual optimization)"
 )
+
+
+def does_nothing(closure: Closure, groups: Sequence[Group]) -> bool:
+    """Whether `closure`, called now, returns None and leaves ``.grad`` alone.
+
+    Trainers pass such a closure where their user calls ``step()`` with none.
+    """
+    grads = [p.grad for group in groups for p in group["params"]]
+    versions = [None if g is None else g._version for g in grads]
+    with torch.enable_grad():
+        if closure() is not None:
+            return False
+    after = [p.grad for group in groups for p in group["params"]]
+    same = all(a is b for a, b in zip(grads, after, strict=True))
+    return same and versions == [None if g is None else g._version for g in after]
 
 
 class ClosureEvaluator:
@@ -126,6 +143,17 @@ class BatchEvaluator:
             for term in self._terms:
                 losses = term(losses, batch, params)
         return losses.mean()
+
+
+def scaled_backward(scaling: Scaling | None) -> Backward:
+    """``loss.backward()``, through the scaler if there is one."""
+    if scaling is None:
+        return _plain_backward
+    return lambda loss: scaling.scaler.scale(loss).backward()
+
+
+def _plain_backward(loss: Tensor) -> None:
+    loss.backward()  # type: ignore[no-untyped-call]
 
 
 def _call(loss_fn: LossFn, batch: Any) -> Any:

@@ -20,7 +20,7 @@ from lowland.optim.engine import Engine
 from lowland.optim.gradient import Gradient, WeightedMean, clear, collect, put
 from lowland.optim.plan import Evaluate, Evaluation, Program, plain_step
 from lowland.optim.scaling import SCALER_FOR_PASS, STEP_BY_SCALER, Handoff, Scaling
-from lowland.optim.step import Step
+from lowland.optim.step import MeanLoss, Step
 
 NO_PASS = (
     "step() without a perturbed pass: run the second forward and backward inside "
@@ -118,7 +118,9 @@ class UserPasses:
 
     def _begin(self, settings: PassSettings) -> Step:
         step = self.engine.begin(scaling=settings.scaling)
-        step.second = WeightedMean(summed=settings.divided)
+        if settings.divided:
+            step.second = WeightedMean(summed=True)
+            step.loss, step.perturbed_loss = MeanLoss(summed=True), MeanLoss(summed=True)
         return step
 
     def _unperturbed(self, two_step: bool, settings: PassSettings) -> OpenPass:
@@ -188,6 +190,11 @@ class UserPasses:
         else:
             current.program.close()
         current.more = not last
+
+    @property
+    def waiting(self) -> bool:
+        """Whether the perturbed passes of a step are done and ``step()`` is to come."""
+        return self.open is not None and not (self.open.inside or self.open.more)
 
     @torch.no_grad()
     def finish(self, handoff: Handoff | None = None) -> None:

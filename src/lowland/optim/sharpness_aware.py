@@ -10,15 +10,23 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from lowland.core.errors import InputError
-from lowland.optim.base import check_names, make_base, skips_on_device
+from lowland.optim.base import AsOptimizer, check_names, make_base, skips_on_device
 from lowland.optim.checkpoints import load_state
 from lowland.optim.checks import check_common, check_group
 from lowland.optim.engine import Engine
-from lowland.optim.evaluators import Backward, BatchEvaluator, Closure, ClosureEvaluator, LossFn
+from lowland.optim.evaluators import (
+    Backward,
+    BatchEvaluator,
+    Closure,
+    ClosureEvaluator,
+    LossFn,
+    does_nothing,
+    scaled_backward,
+)
 from lowland.optim.passes import SPLITS, PassSettings, PerturbedPass, UserPasses
 from lowland.optim.perturbation import Perturbation
 from lowland.optim.plan import LossTerm, Plan, TwoPass
-from lowland.optim.scaling import CLOSURE_BY_SCALER, STEP_BY_SCALER, Handoff, Scaling
+from lowland.optim.scaling import CLOSURE_BY_SCALER, STEP_BY_SCALER, Handoff
 from lowland.optim.statistics import RunningStatistics
 from lowland.optim.step import StepRecord
 
@@ -92,8 +100,6 @@ class SharpnessAware(Optimizer):
 
     _engine: Engine
     _passes: UserPasses
-    # tells gradient scalers to leave unscaling and skipping to step(), which sees both passes
-    _step_supports_amp_scaling = True
 
     def __init__(
         self,
@@ -157,6 +163,22 @@ class SharpnessAware(Optimizer):
         return self._engine.last
 
     @property
+    def at_perturbed_weights(self) -> bool:
+        """Whether a pass at w+ε is under way: what counts or logs batches may ask."""
+        return self._engine.away
+
+    @property
+    def across(self) -> str:
+        """Whose gradient makes ε, with several devices: "global" or "local"."""
+        return self._engine.perturbation.across
+
+    @property
+    def _step_supports_amp_scaling(self) -> bool:
+        # Tells gradient scalers to leave unscaling and skipping to step(), which sees both passes.
+        # Lightning asks too, when it clips inside a closure, and would refuse to.
+        return not self._engine.running
+
+    @property
     def needs_perturbation(self) -> bool:
         """Whether the coming step has a pass at w+ε (context users may leave it out if not)."""
         return self._engine.perturbs()
@@ -213,7 +235,7 @@ class SharpnessAware(Optimizer):
                 loss_fn,
                 data,
                 split=batches is not None,
-                backward=backward or _backward(scaling),
+                backward=backward or scaled_backward(scaling),
                 terms=engine.loss_terms,
                 groups=self.param_groups,
                 replicas=engine.devices.replicas,
@@ -227,6 +249,8 @@ class SharpnessAware(Optimizer):
             return self._passes.finish()
         if engine.plan.splits:
             raise RuntimeError(SPLITS)
+        if self._passes.waiting and does_nothing(closure, self.param_groups):
+            return self._passes.finish()
         self._passes.abandon()
         return engine.run(ClosureEvaluator(closure), scaling)
 
@@ -358,11 +382,11 @@ class SharpnessAware(Optimizer):
 
     def register_step_pre_hook(self, hook: Callable[..., Any]) -> RemovableHandle:
         """Called once a step, just before the base optimizer steps at w; ``.grad`` holds u."""
-        return self._engine.base.register_step_pre_hook(_As(self, hook))
+        return self._engine.base.register_step_pre_hook(AsOptimizer(self, hook))
 
     def register_step_post_hook(self, hook: Callable[..., Any]) -> RemovableHandle:
         """Called once a step, just after the base optimizer has stepped."""
-        return self._engine.base.register_step_post_hook(_As(self, hook))
+        return self._engine.base.register_step_post_hook(AsOptimizer(self, hook))
 
     def __getstate__(self) -> dict[str, Any]:
         """Everything a copy or a pickle needs, the base optimizer included.
@@ -374,23 +398,3 @@ class SharpnessAware(Optimizer):
             raise RuntimeError("a step is under way: finish it before copying the optimizer")
         names = ("defaults", "state", "param_groups", "_engine", "_passes")
         return {name: self.__dict__[name] for name in names}
-
-
-def _backward(scaling: Scaling | None) -> Backward:
-    if scaling is None:
-        return _plain_backward
-    return lambda loss: scaling.scaler.scale(loss).backward()
-
-
-def _plain_backward(loss: Tensor) -> None:
-    loss.backward()  # type: ignore[no-untyped-call]
-
-
-class _As:
-    """A step hook of the base optimizer, called with the sharpness-aware one."""
-
-    def __init__(self, optimizer: SharpnessAware, hook: Callable[..., Any]) -> None:
-        self._optimizer, self._hook = optimizer, hook
-
-    def __call__(self, base: Optimizer, args: Any, kwargs: Any) -> Any:
-        return self._hook(self._optimizer, args, kwargs)

@@ -42,7 +42,8 @@ class StepRecord:
     """What happened in a step; numbers are 0-dim tensors on the device, read when wanted.
 
     Attributes:
-        loss: L(w) as the loss function returned it, detached; None in context and two-step form.
+        loss: L(w) as the loss function returned it, detached; in context form as the caller gave
+            it (``perturbed(loss=...)``), in two-step form None.
         perturbed_loss: L(w+ε), likewise; None if there was no second pass.
         grad_norm: n, the norm that scaled ε (‖g‖ for SAM, ‖T·g‖ for ASAM); of the last part if the
             batch was split; None without a second pass.
@@ -97,10 +98,15 @@ def _owned(gradient: Gradient) -> Gradient:
 
 
 class MeanLoss:
-    """The example-weighted mean of the losses of the parts of one step."""
+    """The example-weighted mean of the losses of the parts of one step.
 
-    def __init__(self) -> None:
+    Args:
+        summed: their sum instead, for losses that were divided before.
+    """
+
+    def __init__(self, summed: bool = False) -> None:
         self.value: Tensor | None = None
+        self.summed = summed
         self._weight = 0.0
 
     def add(self, loss: Any, weight: float) -> None:
@@ -114,6 +120,8 @@ class MeanLoss:
         self._weight += weight
         if self.value is None:
             self.value = value
+        elif self.summed:
+            self.value = self.value + value
         else:
             self.value = self.value + (value - self.value) * (weight / self._weight)
 
