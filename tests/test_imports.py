@@ -24,8 +24,24 @@ ALLOWED = {
     "integrations": {"core", "optim", "integrations"},
     "studies": {"core", "optim", "measure", "models", "data", "train", "report", "studies"},
 }
-HEAVY = ["matplotlib", "plotly", "sklearn", "transformers", "timm", "faiss", "ray", "pyarrow",
-         "lightning_fabric", "pytorch_lightning", "accelerate", "rich", "typer", "PIL", "safetensors", "scipy"]  # fmt: skip
+HEAVY = [
+    "matplotlib",
+    "plotly",
+    "sklearn",
+    "transformers",
+    "timm",
+    "faiss",
+    "ray",
+    "pyarrow",
+    "lightning_fabric",
+    "pytorch_lightning",
+    "accelerate",
+    "rich",
+    "typer",
+    "PIL",
+    "safetensors",
+    "scipy",
+]
 
 
 def imported(source: str) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -14,6 +15,8 @@ import pytest
 import lowland
 from lowland import studies
 from lowland.__main__ import main
+from lowland.studies.runner import Status
+from lowland.train import Local, RayCluster, Tracking
 
 RESULTS: dict[str, Any] = {
     "format": "lowland-study",
@@ -79,6 +82,14 @@ def fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         ("study low-rank --rho 0.1,x", "rho must be numbers such as 0.05,0.1"),
         ("study low-rank --rho=-0.1", "rho must be finite and 0 or more"),
         ("study low-rank --workers 0", "workers must be 1 or more, not 0"),
+        ("study low-rank --log tensorbord", "unknown tracker 'tensorbord': did you mean 'tensor"),
+        ("study low-rank --log csv:", "names no folder: write csv or csv:DIR"),
+        ("study low-rank --log csv --log-every 0", "log every must be 1 or more, not 0"),
+        ("study low-rank --launcher rya", "unknown launcher 'rya': did you mean 'ray'?"),
+        ("study low-rank --address auto", "--address is for --launcher ray: add that, or leave"),
+        ("study low-rank --gpus-per-run 1", "--gpus-per-run is for --launcher ray"),
+        ("study low-rank --launcher ray --cpus-per-run 0", "cpus per run must be above 0, not 0"),
+        ("study low-rank --launcher ray --retries -1", "retries must be 0 or more, not -1"),
         ("report /no/such/folder", "/no/such/folder is not a folder"),
     ],
 )
@@ -171,17 +182,66 @@ def test_what_is_typed_reaches_the_study(
         seeds=4,
         overrides=("epochs=3", "width=4"),
     )
-    assert (seen["study"], seen["out"], seen["workers"]) == ("low-rank", tmp_path, 3)
+    assert (seen["study"], seen["out"]) == ("low-rank", tmp_path)
+    assert (seen["launcher"], seen["loggers"]) == (Local(workers=3), None)
     assert main(["study", "low-rank"]) == 0
     assert seen["choice"] == studies.Choice()
-    assert (seen["out"], seen["workers"]) == (
+    assert (seen["out"], seen["launcher"]) == (
         Path("runs/low-rank-digits-default"),
-        os.cpu_count(),
+        Local(workers=os.cpu_count() or 1),
     )
+    line = "study low-rank --launcher ray --address auto --cpus-per-run 2 --gpus-per-run 0.5"
+    assert main([*line.split(), "--retries", "7", "--workers", "4"]) == 0
+    assert seen["launcher"] == RayCluster(
+        address="auto", cpus_per_run=2, gpus_per_run=0.5, retries=7, workers=4
+    )
+    monkeypatch.chdir(tmp_path)
+    assert main(["study", "low-rank", "--launcher", "ray", "--log", "csv"]) == 0
+    assert seen["launcher"] == RayCluster()
+    place = tmp_path / "runs" / "low-rank-digits-default" / "logs"
+    assert seen["loggers"] == Tracking(tracker="csv", place=str(place), project="lowland-low-rank")
+    assert seen["log_every"] == 10
+    assert main(["study", "low-rank", "--log", "csv:there", "--log-every", "3"]) == 0
+    assert seen["loggers"].place == str(tmp_path / "there")
+    assert seen["log_every"] == 3
     seen["failures"] = [{"group": "main", "rho": 0.1, "seed": 0, "error": "gone"}]
     capsys.readouterr()
     assert main(["study", "low-rank"]) == 1
     assert "failed: main, ρ = 0.1, seed 0: gone" in capsys.readouterr().out
+
+
+def test_notes_are_lines_of_their_own(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def execute(*_: Any, tell: Any, **__: Any) -> dict[str, Any]:
+        tell(Status(done=0, total=2, share=0.5, note="a worker died [again]; retry 1 of 3"))
+        return {**RESULTS, "claims": [CLAIM]}
+
+    monkeypatch.setattr(studies, "execute", execute)
+    assert main(["study", "low-rank"]) == 0
+    assert capsys.readouterr().err.splitlines() == [
+        "a worker died [again]; retry 1 of 3",
+        "0 of 2 runs, 50% of the work",
+    ]
+
+
+@pytest.mark.parametrize("launcher", ["ray", "local"])
+def test_what_tracking_or_ray_need_is_missed_before_anything_is_made(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    launcher: str,
+) -> None:
+    find = importlib.util.find_spec
+    gone = {"ray": "ray", "local": "tensorboard"}[launcher]
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == gone else find(name)
+    )
+    out = ["--out", str(tmp_path / "new"), "--launcher", launcher]
+    log = ["--log", "tensorboard"] if launcher == "local" else []
+    message = fails(capsys, "study", "low-rank", *out, *log)
+    assert f"needs {gone}: pip install" in message
+    assert not (tmp_path / "new").exists()
 
 
 @pytest.mark.parametrize("missing", ["typer", "rich", "plotly", "pyarrow"])

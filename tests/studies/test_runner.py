@@ -23,7 +23,7 @@ from lowland import InputError, studies
 from lowland.core.files import locked
 from lowland.studies import runner
 from lowland.studies.runner import Status
-from lowland.train import Event, Outcome, Progress, run
+from lowland.train import Event, Local, Outcome, Progress, RayCluster, Tracking, Watch, run
 
 SMOKE = studies.Choice(size="smoke")
 STUDY = studies.get("low-rank")
@@ -44,7 +44,7 @@ def snapshot(folder: Path) -> dict[str, tuple[int, int]]:
 def smoke(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a smoke study, which really ran."""
     folder = tmp_path_factory.mktemp("studies") / "smoke"
-    execute(folder, workers=2)
+    execute(folder, launcher=Local(workers=2))
     return folder
 
 
@@ -58,16 +58,16 @@ def copy(smoke: Path, tmp_path: Path) -> Path:
 def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Finished runs are found in this process: no workers have to start for that."""
 
-    def run_all(recipes: Any, root: Path, *, workers: int, on_progress: Any) -> list[Outcome]:
+    def launch(self: Local, recipes: Any, root: Path, watch: Watch) -> list[Outcome]:
         outcomes = []
         for recipe in recipes:
             outcomes.append(Outcome(recipe=recipe, folder=run(recipe, root)))
             progress = Progress(run="r", step=4, steps=4, finished=True)
-            on_progress(Event(recipe=recipe, progress=progress))
-            on_progress(Event(recipe=recipe, outcome=outcomes[-1]))
+            watch.on_event(Event(recipe=recipe, progress=progress))
+            watch.on_event(Event(recipe=recipe, outcome=outcomes[-1]))
         return outcomes
 
-    monkeypatch.setattr(runner, "run_all", run_all)
+    monkeypatch.setattr(Local, "launch", launch)
 
 
 def no_training(*_: Any, **__: Any) -> Any:
@@ -96,7 +96,7 @@ def test_a_smoke_study_measures_every_claim(smoke: Path) -> None:
 
 def test_a_second_call_changes_nothing(smoke: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = snapshot(smoke)
-    monkeypatch.setattr(runner, "run_all", no_training)
+    monkeypatch.setattr(Local, "launch", no_training)
     execute(smoke)
     assert snapshot(smoke) == before
 
@@ -104,7 +104,7 @@ def test_a_second_call_changes_nothing(smoke: Path, monkeypatch: pytest.MonkeyPa
 def test_a_lost_report_is_written_again(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     content = (copy / "report.html").read_bytes()
     (copy / "report.html").unlink()
-    monkeypatch.setattr(runner, "run_all", no_training)
+    monkeypatch.setattr(Local, "launch", no_training)
     execute(copy)
     assert (copy / "report.html").read_bytes() == content
 
@@ -223,15 +223,15 @@ def test_a_failed_run_is_listed_and_tried_again(
     copy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (copy / "results.json").unlink()
-    real = runner.run_all
+    real = Local.launch
 
-    def one_fails(recipes: Any, *arguments: Any, **options: Any) -> list[Any]:
-        outcomes = real(recipes, *arguments, **options)
+    def one_fails(self: Local, *arguments: Any) -> list[Any]:
+        outcomes = real(self, *arguments)
         broken = Outcome(recipe=outcomes[0].recipe, error="its process was killed")
         return [broken, *outcomes[1:]]
 
     with monkeypatch.context() as patch:
-        patch.setattr(runner, "run_all", one_fails)
+        patch.setattr(Local, "launch", one_fails)
         results = execute(copy)
     (failure,) = results["failures"]
     assert (failure["group"], failure["seed"]) == ("main", 0)
@@ -241,13 +241,75 @@ def test_a_failed_run_is_listed_and_tried_again(
     assert execute(copy)["failures"] == []
 
 
-def test_no_run_at_all_is_an_error(tmp_path: Path) -> None:
-    choice = studies.Choice(size="smoke", overrides=("batch_size=5000",), seeds=1)
-    with pytest.raises(InputError, match="200 examples make no whole batch of 5000"):
-        execute(tmp_path / "new", choice, workers=1)
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("batch_size=5000", "200 examples make no whole batch of 5000"),
+        ("method_options=beta=0.5", "method_options do not fit method sam over sgd"),
+    ],
+)
+def test_what_cannot_be_run_is_refused_before_a_process_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: str, message: str
+) -> None:
+    choice = studies.Choice(size="smoke", overrides=(setting,), seeds=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(Local, "launch", no_training)
+        with pytest.raises(InputError, match=message):
+            execute(tmp_path / "new", choice)
     assert not (tmp_path / "new" / "results.json").exists()
-    with pytest.raises(InputError, match="workers must be 1 or more"):
-        execute(tmp_path / "new", workers=0)
+
+
+def test_no_run_at_all_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def all_fail(self: Local, recipes: Any, *_: Any) -> list[Outcome]:
+        return [Outcome(recipe=recipe, error="a common cause") for recipe in recipes]
+
+    monkeypatch.setattr(Local, "launch", all_fail)
+    with pytest.raises(InputError, match="a common cause"):
+        execute(tmp_path / "new")
+    assert not (tmp_path / "new" / "results.json").exists()
+
+
+@pytest.mark.parametrize("launcher", [Local(workers=0), RayCluster(workers=0)])
+def test_a_launcher_that_cannot_work_is_refused_at_once(tmp_path: Path, launcher: Any) -> None:
+    with pytest.raises(InputError, match="workers must be 1 or more, not 0"):
+        execute(tmp_path / "new", launcher=launcher)
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.usefixtures("in_process")
+def test_metrics_have_a_place_before_the_runs_start(copy: Path, tmp_path: Path) -> None:
+    """Nothing is made for a study that has nothing to do."""
+    tracking = Tracking(tracker="csv", place=str(copy / "logs"))
+    execute(copy, loggers=tracking)
+    assert not (copy / "logs").exists()
+    (copy / "results.json").unlink()
+    execute(copy, loggers=tracking)
+    assert (copy / "logs").is_dir()
+    (copy / "results.json").unlink()
+    taken = Tracking(tracker="csv", place=str(copy / "study.json"))
+    with pytest.raises(InputError, match="File exists: choose another folder, --log csv:DIR"):
+        execute(copy, loggers=taken)
+
+
+@pytest.mark.usefixtures("in_process")
+def test_the_results_say_which_launcher_and_notes_are_passed_on(
+    copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Local.launch
+
+    def noting(self: Any, recipes: Any, root: Path, watch: Watch) -> list[Outcome]:
+        watch.on_event(Event(recipe=recipes[0], note="something happened"))
+        return real(Local(), recipes, root, watch)
+
+    monkeypatch.setattr(RayCluster, "launch", noting)
+    (copy / "results.json").unlink()
+    seen: list[Status] = []
+    results = execute(copy, launcher=RayCluster(), tell=seen.append)
+    assert results["provenance"]["launcher"] == "ray"
+    assert results["provenance"]["workers"] == "as many as the Ray cluster takes"
+    assert [status.note for status in seen if status.note] == ["something happened"]
+    (copy / "results.json").unlink()
+    assert execute(copy, launcher=Local(workers=2))["provenance"]["workers"] == 2
 
 
 def test_what_is_not_installed_is_missed_at_once(

@@ -31,7 +31,18 @@ from lowland.report.results import RESULTS, read_results
 from lowland.studies.folder import claimed, clear_errors
 from lowland.studies.results import assemble, read_run
 from lowland.studies.study import Choice, Plan, Study
-from lowland.train import Event, Outcome, Recipe, run_all
+from lowland.train import (
+    Event,
+    Launcher,
+    Local,
+    LoggerFactory,
+    Outcome,
+    Recipe,
+    Tracking,
+    Watch,
+    check_recipe,
+)
+from lowland.train.tracking import EVERY
 
 CODE = ("core", "data", "measure", "models", "optim", "report", "studies", "train")
 
@@ -44,18 +55,27 @@ class Status:
         done: finished runs.
         total: all runs.
         share: share of all updates done, in [0, 1].
+        note: a line for people to read, or None.
     """
 
     done: int
     total: int
     share: float
+    note: str | None = None
 
 
 Tell = Callable[[Status], object]
 
 
 def execute(
-    study: Study, choice: Choice, out: Path, *, workers: int = 2, tell: Tell | None = None
+    study: Study,
+    choice: Choice,
+    out: Path,
+    *,
+    launcher: Launcher | None = None,
+    loggers: LoggerFactory | None = None,
+    log_every: int = EVERY,
+    tell: Tell | None = None,
 ) -> dict[str, Any]:
     """Bring the study's folder to where `choice` is answered, and return its results.
 
@@ -66,7 +86,10 @@ def execute(
         study: what to run.
         choice: size, data, settings.
         out: the study's folder; made if it is not there.
-        workers: processes at a time, each of one thread.
+        launcher: where the runs happen; processes on this machine if None.
+        loggers: makes the loggers of each run (see `lowland.train.run`), for example a
+            `lowland.train.Tracking`; what they get is no part of the results.
+        log_every: updates between two points.
         tell: called with `Status` now and then.
 
     Raises:
@@ -75,8 +98,10 @@ def execute(
     """
     _require("lightning_fabric", "plotly", "pyarrow", "safetensors")
     study.check(choice)
-    if workers < 1:
-        raise InputError(f"workers must be 1 or more, not {workers}")
+    launcher = launcher or Local()
+    launcher.check()
+    if log_every < 1:
+        raise InputError(f"log every must be 1 or more, not {log_every}")
     glance = _glance(study, choice)
     results = _finished(out, "glance", glance)
     plan = study.plan(choice) if results is None else None
@@ -85,7 +110,9 @@ def execute(
             keys = {"key": _key(study, choice, plan), "glance": glance}
             results = _finished(out, "key", keys["key"])
             if results is None:
-                results = _work(study, choice, plan, out, keys=keys, workers=workers, tell=tell)
+                counter = _Counter([planned.recipe for planned in plan.runs], tell)
+                watch = Watch(on_event=counter, loggers=loggers, log_every=log_every)
+                results = _work(study, choice, plan, out, keys, launcher, watch)
         assert results is not None
         write_page(out, results)
     return results
@@ -103,15 +130,17 @@ def _work(
     choice: Choice,
     plan: Plan,
     out: Path,
-    *,
     keys: Mapping[str, str | None],
-    workers: int,
-    tell: Tell | None,
+    launcher: Launcher,
+    watch: Watch,
 ) -> dict[str, Any]:
     """Train what is missing, judge, and write the results."""
     begun = time.perf_counter()
+    _check(plan)
+    if isinstance(watch.loggers, Tracking):
+        watch.loggers.prepare()
     recipes = [planned.recipe for planned in plan.runs]
-    outcomes = run_all(recipes, out / "runs", workers=workers, on_progress=_Counter(recipes, tell))
+    outcomes = launcher.launch(recipes, out / "runs", watch)
     failures = _failures(plan, outcomes)
     if len(failures) == len(outcomes):
         raise InputError(failures[0]["error"])
@@ -129,12 +158,26 @@ def _work(
         failures=failures,
         provenance={
             **provenance(),
-            "workers": workers,
+            "launcher": launcher.name,
+            "workers": launcher.side_by_side,
             "seconds": round(time.perf_counter() - begun, 1),
         },
     )
     write_json(out / RESULTS, results)
     return results
+
+
+def _check(plan: Plan) -> None:
+    """Refuse data that no part of the grid can be run on before processes are started for it."""
+    refused: list[InputError] = []
+    parts = {planned.group: planned.recipe for planned in plan.runs}
+    for recipe in parts.values():
+        try:
+            check_recipe(recipe)
+        except InputError as error:
+            refused.append(error)
+    if len(refused) == len(parts):
+        raise refused[0]
 
 
 def _failures(plan: Plan, outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
@@ -206,4 +249,5 @@ class _Counter:
             self._share[event.recipe] = 1.0
             self._done.add(event.recipe)
         share = sum(self._share.values()) / len(self._share)
-        self._tell(Status(done=len(self._done), total=len(self._share), share=share))
+        done, total = len(self._done), len(self._share)
+        self._tell(Status(done=done, total=total, share=share, note=event.note))

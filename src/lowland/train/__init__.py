@@ -1,19 +1,33 @@
 """Training: a recipe goes in, a run directory comes out."""
 
+from lowland.train.check import check_recipe
 from lowland.train.directory import read_record, read_weights
 from lowland.train.history import Row, read_history
+from lowland.train.launch import Launcher, Local, Watch
 from lowland.train.loop import run
 from lowland.train.pool import Event, run_all
 from lowland.train.progress import Progress
+from lowland.train.ray_launcher import RayCluster
 from lowland.train.recipe import Recipe
+from lowland.train.tracker import TrackingWarning
+from lowland.train.tracking import Logger, LoggerFactory, Tracking
 from lowland.train.worker import Outcome
 
 __all__ = [
     "Event",
+    "Launcher",
+    "Local",
+    "Logger",
+    "LoggerFactory",
     "Outcome",
     "Progress",
+    "RayCluster",
     "Recipe",
     "Row",
+    "Tracking",
+    "TrackingWarning",
+    "Watch",
+    "check_recipe",
     "read_history",
     "read_record",
     "read_weights",

@@ -4,6 +4,7 @@
     history.parquet        one row per evaluation
     weights.safetensors    the final parameters and buffers
     state.json, state-STEP.safetensors    only while running: all that is needed to go on
+    tracked.json           only while running, and with loggers: the last step that they have
 
 ``run.json`` comes first with status ``running`` and is replaced last with status ``finished``,
 when it also gets the SHA-256 of the other files. ``history.parquet`` is made from the state, so
@@ -37,6 +38,7 @@ from lowland.train.state import (
 RUN = "run.json"
 HISTORY = "history.parquet"
 WEIGHTS = "weights.safetensors"
+TRACKED = "tracked.json"
 
 
 def begin(folder: Path, record: Mapping[str, Any]) -> State | None:
@@ -114,13 +116,14 @@ def is_finished(folder: Path, run: str) -> bool:
 
 def leftovers(folder: Path) -> bool:
     """Whether a state is there still; a kill just after `finish` leaves one."""
-    return any(folder.glob("state*"))
+    return any(folder.glob("state*")) or (folder / TRACKED).exists()
 
 
 def discard(folder: Path) -> None:
     """Remove the state of a finished run."""
     with clear_errors(folder):
         discard_state(folder)
+        (folder / TRACKED).unlink(missing_ok=True)
 
 
 def read_record(folder: Path, run: str | None = None) -> dict[str, Any]:
@@ -163,7 +166,7 @@ def clear_errors(folder: Path) -> Iterator[None]:
 
 
 def _refuse_foreign(folder: Path) -> None:
-    known = {HISTORY, WEIGHTS, STATE, ".lock"}
+    known = {HISTORY, WEIGHTS, STATE, TRACKED, ".lock"}
     for path in sorted(folder.iterdir()):
         ours = path.name in known or path.match("state-*.safetensors") or path.match(".*.tmp")
         if not ours:

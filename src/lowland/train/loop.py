@@ -7,23 +7,26 @@ import importlib.util
 import os
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from lowland.core.errors import InputError
-from lowland.core.files import locked
 from lowland.core.provenance import provenance
 from lowland.data import batches
 from lowland.train import directory
 from lowland.train.evaluate import Evaluator
 from lowland.train.history import Row
+from lowland.train.hold import Hold, held
 from lowland.train.plan import Plan, make_plan
 from lowland.train.progress import OnProgress, Progress, Throttle
 from lowland.train.recipe import Recipe
 from lowland.train.schedule import evaluation_steps, learning_rate
 from lowland.train.state import State
+from lowland.train.tracker import Loggers, Tracker, check_loggers
+from lowland.train.tracking import EVERY
 from lowland.train.trainer import Trainer
 
 NEWS_SECONDS = 0.2
@@ -42,6 +45,9 @@ def run(
     *,
     on_progress: OnProgress | None = None,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
+    loggers: Loggers = (),
+    log_every: int = EVERY,
+    patience: float = 0.0,
 ) -> Path:
     """Train what `recipe` says, measure it, and leave a run directory under `root`.
 
@@ -58,6 +64,14 @@ def run(
         on_progress: called with `Progress`, a few times a second at most. What it raises stops
             the run, which can be resumed.
         checkpoint_seconds: at most so much work is lost when the process is killed.
+        loggers: loggers of Lightning (`lightning_fabric.loggers`, `pytorch_lightning.loggers`), or
+            a function that makes them (`LoggerFactory`). They get the loss and, with a
+            sharpness-aware method, ‖g‖, ‖ε‖, L(w+ε), L(w+ε) − L(w) and the skipped updates of
+            update 1, 1 + `log_every`, ..., and every evaluation; at every commit of the state, so
+            that a resumed run sends nothing twice. They change nothing in the run, its record or
+            its name; one that fails is a warning.
+        log_every: updates between two points.
+        patience: seconds to wait for a directory that is in use.
 
     Returns:
         The run directory.
@@ -68,30 +82,47 @@ def run(
             stays as it was.
     """
     _check_installed()
+    check_loggers(loggers)
+    if log_every < 1:
+        raise InputError(f"log every must be 1 or more, not {log_every}")
     plan = make_plan(recipe)
     folder = Path(root) / plan.run
     tell = on_progress or (lambda progress: None)
-    with contextlib.ExitStack() as held:
+    options = _Options(tell, checkpoint_seconds, loggers, log_every)
+    with contextlib.ExitStack() as stack:
         if not directory.is_finished(folder, plan.run) or directory.leftovers(folder):
             with directory.clear_errors(folder):
-                held.enter_context(locked(folder))
+                hold = stack.enter_context(held(folder, patience))
             if not directory.is_finished(folder, plan.run):
-                held.enter_context(_own_torch_settings(plan))
-                _Run(plan, folder, tell, checkpoint_seconds).go()
+                stack.enter_context(_own_torch_settings(plan))
+                _Run(plan, folder, hold, options).go()
             directory.discard(folder)
     tell(Progress(run=plan.run, step=plan.steps, steps=plan.steps, finished=True))
     return folder
 
 
+@dataclass(frozen=True)
+class _Options:
+    """How a run is watched; nothing of it changes what comes out."""
+
+    tell: OnProgress
+    checkpoint_seconds: float
+    loggers: Loggers
+    log_every: int
+
+
 class _Run:
     """A run at work in its directory, which is locked."""
 
-    def __init__(self, plan: Plan, folder: Path, tell: OnProgress, seconds: float) -> None:
-        self._plan, self._folder, self._tell = plan.on_device(), folder, tell
+    def __init__(self, plan: Plan, folder: Path, hold: Hold, options: _Options) -> None:
+        self._plan, self._folder, self._hold = plan.on_device(), folder, hold
+        self._tell = options.tell
         self._trainer = Trainer(self._plan)
         self._evaluator = Evaluator(self._plan, self._trainer.module)
         # only now, when nothing in the recipe can be wrong any more
         state = directory.begin(folder, plan.record())
+        with directory.clear_errors(folder):
+            hold.claim()
         self._step = 0
         self._rows: list[Row] = []
         self._sessions: list[dict[str, Any]] = []
@@ -99,7 +130,15 @@ class _Run:
         if state is not None:
             self._resume(state)
         self._sessions.append({"step": self._step, **provenance()})
-        self._due, self._news = Throttle(seconds), Throttle(NEWS_SECONDS)
+        self._due, self._news = Throttle(options.checkpoint_seconds), Throttle(NEWS_SECONDS)
+        self._tracker = Tracker(
+            options.loggers,
+            folder,
+            recipe=plan.recipe,
+            run=plan.run,
+            points=state.points if state is not None else (),
+            every=options.log_every,
+        )
         self._mark = time.perf_counter()
 
     def _resume(self, state: State) -> None:
@@ -111,11 +150,21 @@ class _Run:
 
     def go(self) -> None:
         """Train to the end from wherever the run is, and finish its directory."""
+        try:
+            self._go()
+        except BaseException:
+            self._tracker.close("failed")
+            raise
+        self._tracker.close("success")
+
+    def _go(self) -> None:
         self._tell(self._progress())
+        self._send()  # what a kill kept from the loggers
         if not self._rows:
             self._evaluate()
         while self._step < self._plan.steps and not self._diverged:
             self._rest_of_epoch()
+        self._hold.check()
         directory.finish(self._folder, self._state(), diverged=self._diverged)
 
     def _rest_of_epoch(self) -> None:
@@ -132,8 +181,10 @@ class _Run:
             augmentation=plan.data.augmentation if recipe.augment else "none",
             start=start,
         ):
-            self._trainer.update(self._step, images, labels)
+            loss = self._trainer.update(self._step, images, labels)
             self._step += 1
+            if self._tracker.wants(self._step):
+                self._tracker.add(self._step, self._trainer.metrics(loss))
             if self._step in points:
                 self._evaluate()
                 if self._diverged:
@@ -166,13 +217,20 @@ class _Run:
             "seconds/evaluate": self._seconds["evaluate"],
         }
         self._rows.append(row)
+        self._tracker.add_row(row)
         self._commit()
         self._tell(self._progress(row))
 
     def _commit(self) -> None:
         self._lap("train")
+        self._hold.check()
         directory.commit(self._folder, self._plan.run, self._state())
+        self._send()
         self._lap("write")
+
+    def _send(self) -> None:
+        with directory.clear_errors(self._folder):
+            self._tracker.send()
 
     def _state(self) -> State:
         return State(
@@ -183,6 +241,7 @@ class _Run:
             rows=self._rows,
             definitions=self._evaluator.definitions,
             sessions=self._sessions,
+            points=self._tracker.points,
         )
 
     def _lap(self, kind: str) -> None:

@@ -22,8 +22,9 @@ from typing import Any
 
 from lowland.core.errors import InputError
 from lowland.train.loop import CHECKPOINT_SECONDS
-from lowland.train.progress import Progress
+from lowland.train.progress import Note, Progress
 from lowland.train.recipe import Recipe
+from lowland.train.tracking import EVERY, LoggerFactory
 from lowland.train.worker import Outcome, Task
 
 ONE_THREAD = dict.fromkeys(("MKL_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
@@ -35,17 +36,19 @@ _START = (
 
 @dataclass(frozen=True, kw_only=True)
 class Event:
-    """News of one run: either it moved, or it ended.
+    """News of one run: it moved, or it ended, or there is something to read.
 
     Attributes:
         recipe: which run.
         progress: where it is now, or None.
         outcome: how it ended, or None.
+        note: a line for people, or None.
     """
 
     recipe: Recipe
     progress: Progress | None = None
     outcome: Outcome | None = None
+    note: str | None = None
 
 
 def run_all(
@@ -55,6 +58,8 @@ def run_all(
     workers: int,
     on_progress: Callable[[Event], object] | None = None,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
+    loggers: LoggerFactory | None = None,
+    log_every: int = EVERY,
 ) -> list[Outcome]:
     """Do all runs under `root`, `workers` at a time; each ends as `run` alone would end it.
 
@@ -68,6 +73,8 @@ def run_all(
         workers: processes at a time.
         on_progress: called in this process with every `Event`.
         checkpoint_seconds: as for `run`.
+        loggers: makes the loggers of each run, in the process that does it; picklable.
+        log_every: as for `run`.
 
     Returns:
         One outcome per recipe, in their order.
@@ -78,7 +85,13 @@ def run_all(
     if workers < 1:
         raise InputError(f"workers must be 1 or more, not {workers}")
     tasks = [
-        Task(recipe=recipe, root=Path(root), checkpoint_seconds=checkpoint_seconds)
+        Task(
+            recipe=recipe,
+            root=Path(root),
+            checkpoint_seconds=checkpoint_seconds,
+            loggers=loggers,
+            log_every=log_every,
+        )
         for recipe in dict.fromkeys(recipes)
     ]
     pool = _Pool(tasks, on_progress or (lambda event: None))
@@ -127,6 +140,9 @@ class _Pool:
             return
         if isinstance(news, Progress):
             self._tell(Event(recipe=worker.task.recipe, progress=news))
+            return
+        if isinstance(news, Note):
+            self._tell(Event(recipe=worker.task.recipe, note=news.text))
             return
         self._end(news)
         if self._waiting:

@@ -31,6 +31,13 @@ class Progress:
 OnProgress = Callable[[Progress], object]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Note:
+    """Something about a run that people should read, in one line."""
+
+    text: str
+
+
 class Throttle:
     """True at most once every `seconds`, so that telling costs nothing."""
 

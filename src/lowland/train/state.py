@@ -36,6 +36,7 @@ class State:
         rows: history so far.
         definitions: what each measured column means, in words.
         sessions: provenance of every process that worked on the run, with the step it began at.
+        points: metrics that no logger has been given yet.
     """
 
     step: int
@@ -45,6 +46,7 @@ class State:
     rows: list[Row] = field(default_factory=list)
     definitions: dict[str, str] = field(default_factory=dict)
     sessions: list[dict[str, Any]] = field(default_factory=list)
+    points: list[Row] = field(default_factory=list)
 
 
 def tensor_bytes(tensors: Mapping[str, Tensor]) -> bytes:
@@ -63,6 +65,7 @@ def save_state(folder: Path, run: str, state: State) -> None:
         "run": run,
         **{name: getattr(state, name) for name in _PLAIN},
         "rows": encode_rows(state.rows),
+        "points": encode_rows(state.points),
         "structure": structure,
         "tensors": {"file": file, "sha256": hashlib.sha256(payload).hexdigest()},
     }
@@ -92,9 +95,10 @@ def load_state(folder: Path, run: str) -> State | None:
     # cloned: tensors of their own, aligned as torch allocates them
     tensors = {name: tensor.clone() for name, tensor in load(payload).items()}
     return State(
-        rows=decode_rows(record["rows"]),
         **unflatten(record["structure"], tensors),
         **{name: record[name] for name in _PLAIN},
+        rows=decode_rows(record["rows"]),
+        points=decode_rows(record["points"]),
     )
 
 

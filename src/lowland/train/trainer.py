@@ -16,6 +16,16 @@ from lowland.train.recipe import NO_METHOD, Recipe
 from lowland.train.schedule import learning_rate
 from lowland.train.state import State
 
+METRICS = {
+    "loss": "train/loss",
+    "perturbed_loss": "sam/perturbed_loss",
+    "sharpness": "sam/sharpness",
+    "grad_norm": "sam/grad_norm",
+    "perturbation_norm": "sam/perturbation_norm",
+    "skipped_total": "sam/skipped",
+}
+"""What the last step of a sharpness-aware optimizer knows, and the names it is logged by."""
+
 _BASES = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
 
 
@@ -82,6 +92,19 @@ class Trainer:
             loss_fn=per_example, batch=(inputs, labels), backward=self._fabric.backward
         )
         return loss.detach()
+
+    def metrics(self, loss: Tensor) -> dict[str, float]:
+        """The last update in numbers, by the names that loggers get; waits for the device.
+
+        Plain training has the loss alone.
+
+        Args:
+            loss: what `update` returned.
+        """
+        last = getattr(self.optimizer, "last", None)
+        known = {} if last is None else last.metrics()
+        named = {METRICS[name]: value for name, value in known.items() if name in METRICS}
+        return {"train/loss": float(loss), **named}
 
     def restore(self, state: State) -> None:
         """Go on from `state`."""

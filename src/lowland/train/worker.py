@@ -1,30 +1,41 @@
-"""A process of the pool: it takes recipes from a pipe, runs them, and says how it went."""
+"""A process that does runs: it takes recipes from a pipe, runs them, and says how it went."""
 
 from __future__ import annotations
 
+import contextlib
 import traceback
+import warnings
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 from lowland.core.errors import InputError
 from lowland.train.loop import run
-from lowland.train.progress import Progress
+from lowland.train.progress import Note, Progress
 from lowland.train.recipe import Recipe
+from lowland.train.tracker import TrackingWarning
+from lowland.train.tracking import EVERY, LoggerFactory
+
+News = Progress | Note
 
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """One run to do, under `root`."""
+    """One run to do, under `root`; the rest is as for `run`."""
 
     recipe: Recipe
     root: Path
     checkpoint_seconds: float
+    loggers: LoggerFactory | None = None
+    log_every: int = EVERY
+    patience: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """How one run of the pool ended.
+    """How one run of several ended.
 
     Attributes:
         recipe: what was asked for.
@@ -47,18 +58,22 @@ def main(descriptor: int) -> None:
                 task = channel.recv()
             except EOFError:
                 return
-            _send(channel, attempt(task, channel))
+            _send(channel, attempt(task, lambda news: _send(channel, news)))
 
 
-def attempt(task: Task, channel: Connection) -> Outcome:
+def attempt(task: Task, tell: Callable[[News], object]) -> Outcome:
     """Run a task; whatever goes wrong becomes part of the outcome."""
     try:
-        folder = run(
-            task.recipe,
-            task.root,
-            on_progress=lambda progress: _send(channel, progress),
-            checkpoint_seconds=task.checkpoint_seconds,
-        )
+        with _notes(tell):
+            folder = run(
+                task.recipe,
+                task.root,
+                on_progress=tell,
+                checkpoint_seconds=task.checkpoint_seconds,
+                loggers=task.loggers or (),
+                log_every=task.log_every,
+                patience=task.patience,
+            )
     except InputError as error:
         return Outcome(recipe=task.recipe, error=str(error))
     except Exception as error:
@@ -67,7 +82,24 @@ def attempt(task: Task, channel: Connection) -> Outcome:
     return Outcome(recipe=task.recipe, folder=folder)
 
 
-def _send(channel: Connection, news: Progress | Outcome) -> None:
+@contextlib.contextmanager
+def _notes(tell: Callable[[Note], object]) -> Iterator[None]:
+    """Warnings about loggers go where the progress goes, not into the middle of a terminal."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", TrackingWarning)
+        shown = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], *where: Any) -> None:
+            if issubclass(category, TrackingWarning):
+                tell(Note(text=str(message)))
+            else:
+                shown(message, category, *where)
+
+        warnings.showwarning = show  # type: ignore[assignment]
+        yield
+
+
+def _send(channel: Connection, news: News | Outcome) -> None:
     try:
         channel.send(news)
     except OSError:  # nobody listens any more: the state on disk is all that matters
