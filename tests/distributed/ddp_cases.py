@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -259,3 +260,76 @@ def failing(rank: int, world: int, folder: str) -> Any:
         torch.save((type(error).__name__, at_w), f"{folder}/failed-{rank}.pt")
         os._exit(3)
     return "no error"
+
+
+def _backward(loss: Tensor) -> Tensor:
+    loss.backward()
+    return loss
+
+
+def not_exchanged(rank: int, world: int, folder: str) -> dict[str, Any]:
+    """A backward under no_sync() that must not be, and one that should; what is said."""
+    out: dict[str, Any] = {}
+    x, y = shares(0, rank, world)
+
+    def hear(key: str, across: str, step: Callable[[Any, Any, Any], Any], **options: Any) -> None:
+        model, parallel = wrapped()
+        given = parallel if options.pop("given", True) else None
+        opt = SAM(
+            model.parameters(), torch.optim.SGD, model=given, perturbation=across,
+            **SGD, **options,
+        )  # fmt: skip
+        before = weights(model)
+        loss_of = losses(parallel)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            try:
+                for _ in range(2):
+                    step(opt, parallel, lambda: _backward(loss_of(x, y).mean()))
+                said = " ".join(str(w.message) for w in caught)
+            except RuntimeError as error:
+                said = str(error)
+        at_w = all(torch.equal(a, b) for a, b in zip(before, weights(model), strict=True))
+        out[key] = said, at_w
+
+    def closure(opt: Any, parallel: Any, backward: Callable[[], Tensor]) -> None:
+        def alone() -> Tensor:
+            opt.zero_grad()
+            with parallel.no_sync():
+                return backward()
+
+        opt.step(alone)
+
+    def context(quiet: tuple[bool, bool]) -> Callable[[Any, Any, Any], None]:
+        def run(opt: Any, parallel: Any, backward: Callable[[], Tensor]) -> None:
+            opt.zero_grad()
+            for i, silent in enumerate(quiet):
+                with contextlib.ExitStack() as stack:
+                    if i:
+                        stack.enter_context(opt.perturbed())
+                    if silent:
+                        stack.enter_context(parallel.no_sync())
+                    backward()
+            opt.step()
+
+        return run
+
+    def unwrapped(opt: Any, parallel: Any, backward: Callable[[], Tensor]) -> None:
+        def closure() -> Tensor:
+            opt.zero_grad()
+            return _backward(losses(parallel.module)(x, y).mean())
+
+        opt.step(closure)
+
+    hear("closure", "global", closure)
+    hear("closure, plain steps", "global", closure, start=100)
+    hear("closure, local", "local", closure)
+    hear("first", "global", context((True, False)))
+    hear("first, wrapper found", "global", context((True, False)), given=False)
+    hear("second", "global", context((False, True)))
+    hear("second, local", "local", context((True, True)))
+    hear("past the wrapper", "global", unwrapped)
+    hear("exchanged, local", "local", context((False, False)))
+    hear("right", "global", context((False, False)))
+    hear("right, local", "local", context((True, False)))
+    return out

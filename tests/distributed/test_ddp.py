@@ -108,6 +108,19 @@ def test_mistakes_are_said_on_every_rank(tmp_path: Path) -> None:
         assert "no DistributedDataParallel module ran" in said["no wrapper"]
 
 
+def test_gradients_that_were_not_exchanged_are_an_error_in_the_first_step(tmp_path: Path) -> None:
+    for said in run("ddp_cases", "not_exchanged", 2, tmp_path):
+        for key in ("closure", "closure, plain steps", "closure, local", "second", "second, local"):
+            assert "different gradients (norms" in said[key][0], (key, said[key])
+            assert said[key][1], f"{key}: the weights must not have moved"
+        for key in ("closure", "first", "first, wrapper found", "past the wrapper"):
+            assert "at w)" in said[key][0], (key, said[key])
+            assert "perturbation='local'" in said[key][0]
+            assert said[key][1], key
+        assert said["exchanged, local"][0].count("the same gradient at w") == 1, "said once"
+        assert said["right"] == said["right, local"] == ("", False)
+
+
 @pytest.mark.parametrize("world", WORLDS)
 def test_a_failing_rank_leaves_the_others_at_w_and_not_waiting(world: int, tmp_path: Path) -> None:
     began = time.monotonic()

@@ -36,11 +36,35 @@ NO_SYNC = (
     "inside no_sync() the devices would each go their own way: leave it before calling the "
     "optimizer (with micro-batches, the last one of every pass must be outside)"
 )
+DIFFERENT = (
+    "the devices have different gradients ({norms} at {where}), so each would go its own way: a "
+    "backward pass ran under no_sync() that must not (with micro-batches, the last one of every "
+    "pass must be outside), or not through the DistributedDataParallel module{hint}"
+)
+FOR_LOCAL = "; if ε is meant to be each device's own, say perturbation='local'"
+ALIKE = (
+    "perturbation='local', and all devices have the same gradient at w: put the first pass into "
+    "no_sync(), forward and backward, and give every device examples of its own (ε is now that of "
+    "perturbation='global'; this is said once)"
+)
+SAME = 1e-5
+"""Relative difference below which two devices have the same norm: exchanged gradients are equal."""
 
 
 def several_processes() -> bool:
     """Whether this process is one of a group of several."""
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def _alike(norms: Sequence[float]) -> bool:
+    return all(math.isclose(n, norms[0], rel_tol=SAME) for n in norms) or all(
+        map(math.isnan, norms)
+    )
+
+
+def _short(norms: Sequence[float]) -> str:
+    shown = ", ".join(f"{n:.4g}" for n in norms[:4])
+    return f"norms {shown}{', ...' if len(norms) > 4 else ''}"
 
 
 class Shards:
@@ -114,6 +138,7 @@ class Replicas:
         self.local = local
         self._known: list[weakref.ref[nn.Module]] = []
         self._looked = False
+        self._confirmed: set[bool] = set()
         if model is not None:
             for module in model.modules():
                 self._find(module)
@@ -139,6 +164,68 @@ class Replicas:
         """
         if any(not module.require_backward_grad_sync for module in self.modules):
             raise RuntimeError(NO_SYNC)
+
+    def unconfirmed(self, params: Sequence[Tensor], at_w: Tensor | None) -> bool:
+        """Whether `confirm` is due: in the first step, and in the first with a pass at w+ε."""
+        if not self._known or (at_w is not None) in self._confirmed:
+            return False
+        if self._holds(params):
+            return True
+        self._confirmed |= {True, False}
+        return False
+
+    def confirm(self, device: torch.device, at_w: Tensor | None, descended: Tensor | None) -> str:
+        """Look whether the devices have exchanged what they must have, and only that.
+
+        Cost: one exchange of two numbers, and one wait for the device.
+
+        Args:
+            device: where the numbers are exchanged.
+            at_w: the norm of the gradient at w, if there is a pass at w+ε.
+            descended: the norm of what is descended along; None if it is not finite.
+
+        Returns:
+            A warning, or nothing.
+
+        Raises:
+            RuntimeError: the gradients differ between devices where they must not.
+        """
+        group = self.modules[0].process_group
+        nan = torch.tensor(math.nan)
+        mine = [
+            torch.tensor(0.0) if at_w is None else at_w,
+            nan if descended is None else descended,
+        ]
+        norms = torch.zeros(dist.get_world_size(group), 2, dtype=torch.float64, device=device)
+        norms[dist.get_rank(group)] = torch.stack([n.double().to(device) for n in mine])
+        dist.all_reduce(norms, group=group)
+        first, last = norms.T.tolist()
+        if all(map(math.isnan, last)):
+            return ""  # skipped everywhere: nothing to be learned from this step
+        self._confirmed.add(at_w is not None)
+        if not (self.local or _alike(first)):
+            raise RuntimeError(DIFFERENT.format(norms=_short(first), where="w", hint=FOR_LOCAL))
+        if not _alike(last):
+            raise RuntimeError(DIFFERENT.format(norms=_short(last), where="w+ε", hint=""))
+        return ALIKE if self.local and first[0] and len(set(first)) == 1 else ""
+
+    def _holds(self, params: Sequence[Tensor]) -> bool:
+        """Whether all of the parameters are replicated over one group of several processes.
+
+        Where a device has parameters of its own besides, devices may differ.
+        """
+        modules = self.modules
+        if len({module.process_group for module in modules}) != 1:
+            return False
+        if dist.get_world_size(modules[0].process_group) == 1:
+            return False
+        own = {
+            p
+            for module in modules
+            for name, p in module.module.named_parameters()
+            if name not in module.parameters_to_ignore
+        }
+        return all(p in own for p in params)
 
     @contextlib.contextmanager
     def exchange(self, wanted: bool) -> Iterator[None]:
@@ -219,7 +306,7 @@ class Replicas:
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles find their wrapper anew."""
-        return {"local": self.local, "_known": [], "_looked": False}
+        return {"local": self.local, "_known": [], "_looked": False, "_confirmed": set()}
 
 
 class Devices:
@@ -228,7 +315,7 @@ class Devices:
     def __init__(self, model: nn.Module | None, across: str, split_over: Any = None) -> None:
         self.split_over = split_over
         self.replicas = Replicas(model, across == "local")
-        self._params: list[Tensor] = []
+        self.params: list[Tensor] = []
         self.shards = Shards([])
 
     def meet(self, params: list[Tensor]) -> None:
@@ -237,9 +324,9 @@ class Devices:
         Raises:
             InputError: ε is to be each device's own, and the devices hold shards.
         """
-        held = self._params
+        held = self.params
         if len(params) != len(held) or not all(map(operator.is_, params, held)):
-            self._params, self.shards = params, Shards(params, self.split_over)
+            self.params, self.shards = params, Shards(params, self.split_over)
             if self.shards.split and self.replicas.local:
                 raise InputError(LOCAL_SHARDS)
 
@@ -255,4 +342,4 @@ class Devices:
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles meet their parameters anew."""
-        return {**self.__dict__, "_params": [], "shards": Shards([])}
+        return {**self.__dict__, "params": [], "shards": Shards([])}

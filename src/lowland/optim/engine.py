@@ -275,6 +275,7 @@ class Engine:
         self._standing = None
         if step.known_bad(u, host=not self.on_device):
             return self.skip(step)
+        self._confirm(step, u)
         if self.on_device:
             self._report(step)
         writes = step.new_state()
@@ -289,6 +290,7 @@ class Engine:
     def skip(self, step: Step) -> None:
         """Take no step: count it, and say so once."""
         self._standing = None
+        self._confirm(step, None)
         self._report(step)
         self._count(skipped=1)
         total = self.groups[0]["sam_skipped"]
@@ -298,6 +300,19 @@ class Engine:
             "a gradient or its norm was not finite: weights and state are as before, the step was "
             "skipped (opt.last.skipped_total counts such steps; this is said once)"
         )
+
+    def _confirm(self, step: Step, u: Gradient | None) -> None:
+        """Whether the replicas have exchanged what they must; looked at in the first step."""
+        replicas, at_w = self.devices.replicas, step.grad_norm
+        if self.on_device or not replicas.unconfirmed(self.devices.params, at_w):
+            return
+        try:
+            said = replicas.confirm(self.device, at_w, None if u is None else step.norm(u))
+        except RuntimeError:
+            clear(self.groups)
+            raise
+        if said:
+            self.warn_once(said)
 
     def _report(self, step: Step) -> None:
         """Tell this process's scaler what others may have found."""

@@ -161,6 +161,11 @@ class Step:
         """Per-parameter state; to change it, `stage` the new tensors."""
         return self._engine.state
 
+    @property
+    def grad_norm(self) -> Tensor | None:
+        """The norm that has scaled ε, of the last part; None before, or without a second pass."""
+        return self._norm
+
     def gradient(self) -> Gradient:
         """g: the example-weighted mean of the gradients at w that this step perturbed along."""
         return self._first.value()
