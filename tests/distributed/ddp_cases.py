@@ -62,6 +62,11 @@ def whole_batch(rank: int, world: int, folder: str) -> dict[str, Any]:
                 for i in range(STEPS):
                     step(opt, parallel, *shares(i, rank, world))
                 out[f"{name} {form} {view}"] = weights(model)
+        model, parallel = wrapped(gradient_as_bucket_view=view)
+        opt = MSAM(model.parameters(), torch.optim.SGD, m=3, model=parallel, **SGD)
+        for i in range(STEPS):
+            form_batch(opt, parallel, *shares(i, rank, world))
+        out[f"m-sam {view}"] = weights(model)
     model, parallel = wrapped()
     opt = make("sam", parallel)
     for i in range(STEPS):  # 24 does not divide 13: weighted by examples

@@ -54,6 +54,8 @@ def test_global_is_one_process_with_the_whole_batch(world: int, tmp_path: Path) 
             for view in (False, True):
                 found = same_everywhere(results, f"{name} {form} {view}")
                 assert close(found, expected), (name, form, view)
+    by_buckets, by_copies = (same_everywhere(results, f"m-sam {view}") for view in (True, False))
+    assert equal(by_buckets, by_copies), "the next shard overwrites the buckets"
     assert close(same_everywhere(results, "ragged"), alone(*plain(), n=13))
     assert close(same_everywhere(results, "micro-batches"), alone(*plain(), n=26))
     assert results[0]["micro-batches, reductions"] == 2 * STEPS, "one for each pass"

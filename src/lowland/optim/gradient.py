@@ -114,12 +114,22 @@ def put(gradient: Gradient, groups: Sequence[Group]) -> None:
             p.grad = None if t is None else placed_like(t, p)
 
 
+def owned(gradient: Gradient) -> Gradient:
+    """The gradient in memory of its own: views into the buckets of data-parallel training are
+    overwritten by the next pass."""
+    if not any(t._is_view() for t in gradient.tensors):
+        return gradient
+    return gradient.like([t.clone() for t in gradient.tensors])
+
+
 class WeightedMean:
     """The example-weighted mean Σ n_i·g_i / Σ n_i of gradients that arrive one by one.
 
-    One gradient alone is kept as it is, without a copy and without arithmetic, so that methods
-    over a single part agree bit for bit with those that never split. A parameter absent from some
-    of the gradients counts as zero there.
+    One gradient alone is kept as it is, without arithmetic, so that methods over a single part
+    agree bit for bit with those that never split. A parameter absent from some of the gradients
+    counts as zero there. The first gradient becomes the accumulator: its tensors are taken over.
+    Memory: no copy, but for views, which are copied (buckets of data-parallel training are
+    overwritten by the next pass).
 
     Args:
         summed: take Σ g_i instead, for losses that were divided before.
@@ -131,15 +141,15 @@ class WeightedMean:
         self._sums: dict[Tensor, Tensor] = {}
         self._groups: list[Group] = []
         self.weight = 0.0
-        self._owned = False
+        self._started = False
 
     def add(self, gradient: Gradient, weight: float) -> None:
         """Take in g_i with weight n_i."""
         weight = 1.0 if self.summed else weight
         if self.weight == 0.0:
-            self._first, self.weight = gradient, weight
+            self._first, self.weight = owned(gradient), weight
             return
-        if not self._owned:
+        if not self._started:
             self._start()
         for part in gradient:
             self._add_part(part, weight)
@@ -149,9 +159,9 @@ class WeightedMean:
         assert self._first is not None
         self._groups = [part.group for part in self._first]
         for part in self._first:
-            scaled = torch._foreach_mul(part.tensors, self.weight)
-            self._sums.update(zip(part.params, scaled, strict=True))
-        self._first, self._owned = None, True
+            torch._foreach_mul_(part.tensors, self.weight)
+            self._sums.update(zip(part.params, part.tensors, strict=True))
+        self._first, self._started = None, True
 
     def _add_part(self, part: Part, weight: float) -> None:
         if not any(part.group is group for group in self._groups):
@@ -164,14 +174,24 @@ class WeightedMean:
             if p not in self._sums:
                 self._sums[p] = t * weight
 
-    def value(self) -> Gradient:
-        """The mean so far."""
+    def value(self, final: bool = False) -> Gradient:
+        """The mean so far.
+
+        Args:
+            final: nothing comes after this; the accumulator itself becomes the mean.
+        """
         if self._first is not None:
             return self._first
         parts = []
         for group in self._groups:
             params = [p for p in group["params"] if p in self._sums]
             weight = 1.0 if self.summed else self.weight
-            tensors = torch._foreach_div([self._sums[p] for p in params], weight)
+            tensors: Sequence[Tensor] = [self._sums[p] for p in params]
+            if final:
+                torch._foreach_div_(tensors, weight)
+            else:
+                tensors = torch._foreach_div(tensors, weight)
             parts.append(Part(group, params, list(tensors)))
+        if final:
+            self._first, self._sums = Gradient(parts), {}
         return Gradient(parts)

@@ -35,7 +35,7 @@ class PerShard:
             at = step.perturb((yield Evaluate(part=part, ascent=True)))
             second = yield Evaluate(at=at, part=part)
             mean.add(second.gradient, second.examples)
-        yield Update(mean.value())
+        yield Update(mean.value(final=True))
 
     @staticmethod
     def _parts(step: Step, examples: int) -> list[slice | int]:

@@ -186,7 +186,7 @@ class UserPasses:
         mean.add(self.engine.standing("the perturbed pass"), current.settings.examples)
         clear(groups)
         if last:
-            put(mean.value(), groups)
+            put(mean.value(final=True), groups)
         else:
             current.program.close()
         current.more = not last

@@ -89,14 +89,6 @@ def _wide(tensors: Sequence[Tensor]) -> torch.dtype:
     return torch.float64 if double else torch.float32
 
 
-def _owned(gradient: Gradient) -> Gradient:
-    """The gradient in memory of its own: views into the buckets of data-parallel training are
-    overwritten by the second pass."""
-    if not any(t._is_view() for t in gradient.tensors):
-        return gradient
-    return gradient.like([t.clone() for t in gradient.tensors])
-
-
 class MeanLoss:
     """The example-weighted mean of the losses of the parts of one step.
 
@@ -181,7 +173,7 @@ class Step:
         own tensors.
         """
         if self._engine.keeps_gradient:
-            self._first.add(_owned(first.gradient), first.examples)
+            self._first.add(first.gradient, first.examples)
         chosen = self._engine.select(first.gradient, self.found)
         if not (chosen.parts or self.split):
             raise RuntimeError(
