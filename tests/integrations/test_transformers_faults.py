@@ -86,7 +86,7 @@ def test_bad_input(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="leave it out"):
         ours.train()
     ours, _ = trainer(tmp_path, make=functools.partial(SAM, rho=RHO, loss_terms=[_same_losses]))
-    with pytest.raises(InputError, match="loss per example"):
+    with pytest.raises(InputError, match="examples of a batch"):
         ours.train()
     ours.is_deepspeed_enabled = True
     with pytest.raises(InputError, match="DeepSpeed"):

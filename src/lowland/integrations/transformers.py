@@ -224,13 +224,12 @@ def _check_trainer(trainer: Any) -> None:
 def _check_method(optimizer: SharpnessAware) -> None:
     if optimizer.needs_batch:
         raise InputError(
-            f"{type(optimizer).__name__} evaluates parts of the batch, and Trainer hands over "
-            "whole ones: for an ε per micro-batch use SAM with perturb='micro-batch'"
+            f"{type(optimizer).__name__} needs the examples of a batch (to split it, or for "
+            "loss terms), and Trainer hands over whole losses: for an ε per micro-batch use SAM "
+            "with perturb='micro-batch'"
         )
-    if optimizer._engine.replay_rng:
+    if optimizer.needs_closure:
         raise InputError("replay_rng=True needs a closure, and Trainer has none: leave it out")
-    if optimizer._engine.loss_terms:
-        raise InputError("loss terms need the loss per example, and Trainer has it reduced")
 
 
 def _tell_accelerate() -> Any:

@@ -186,12 +186,12 @@ class WeightedMean:
         for group in self._groups:
             params = [p for p in group["params"] if p in self._sums]
             weight = 1.0 if self.summed else self.weight
-            tensors: Sequence[Tensor] = [self._sums[p] for p in params]
+            tensors = [self._sums[p] for p in params]
             if final:
                 torch._foreach_div_(tensors, weight)
             else:
-                tensors = torch._foreach_div(tensors, weight)
-            parts.append(Part(group, params, list(tensors)))
+                tensors = list(torch._foreach_div(tensors, weight))
+            parts.append(Part(group, params, tensors))
         if final:
             self._first, self._sums = Gradient(parts), {}
         return Gradient(parts)

@@ -28,6 +28,7 @@ NO_PASS = (
     "step(closure)"
 )
 SPLITS = "this method evaluates parts of the batch: call step(loss_fn=..., batch=...)"
+TERMS = "loss terms see the loss only in step(loss_fn=..., batch=...)"
 REPLAY = "replay_rng=True must see both passes: call step(closure) or step(loss_fn=..., batch=...)"
 UNFINISHED = (
     "the last perturbed pass was never followed by step(): weights are back at w, its gradient is "
@@ -40,6 +41,18 @@ UNNEEDED = (
 
 
 MIXED = "divided= differs between the micro-batches of one step: say the same for all of them"
+
+
+def check_whole(engine: Engine) -> None:
+    """Refuse evaluations that are the caller's own where the method needs the examples.
+
+    Raises:
+        RuntimeError: the method evaluates parts of the batch, or has loss terms.
+    """
+    if engine.plan.splits:
+        raise RuntimeError(SPLITS)
+    if engine.loss_terms:
+        raise RuntimeError(TERMS)
 
 
 @dataclass(frozen=True)
@@ -78,8 +91,7 @@ class UserPasses:
         """From w to w+ε, along the gradient in ``.grad``, which is cleared."""
         engine = self.engine
         step = self._step_to_continue(two_step, settings)
-        if engine.plan.splits:
-            raise RuntimeError(SPLITS)
+        check_whole(engine)
         if engine.replay_rng:
             raise RuntimeError(REPLAY)
         engine.devices.replicas.check_synchronised()
@@ -204,6 +216,8 @@ class UserPasses:
             handoff: what the scaler has to say, if this is ``scaler.step(optimizer)``.
         """
         engine, current = self.engine, self.open
+        if engine.loss_terms:
+            raise RuntimeError(TERMS)
         engine.devices.replicas.check_synchronised()
         if current is not None and (current.step.scaling is None) != (handoff is None):
             raise RuntimeError(STEP_BY_SCALER if handoff is None else SCALER_FOR_PASS)

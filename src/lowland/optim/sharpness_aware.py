@@ -23,7 +23,7 @@ from lowland.optim.evaluators import (
     does_nothing,
     scaled_backward,
 )
-from lowland.optim.passes import SPLITS, PassSettings, PerturbedPass, UserPasses
+from lowland.optim.passes import PassSettings, PerturbedPass, UserPasses, check_whole
 from lowland.optim.perturbation import Perturbation
 from lowland.optim.plan import LossTerm, Plan, TwoPass
 from lowland.optim.scaling import CLOSURE_BY_SCALER, STEP_BY_SCALER, Handoff
@@ -185,8 +185,13 @@ class SharpnessAware(Optimizer):
 
     @property
     def needs_batch(self) -> bool:
-        """Whether the method evaluates parts of the batch: ``step(loss_fn=, batch=)`` only."""
-        return self._engine.plan.splits
+        """Whether ``step(loss_fn=, batch=)`` is the only way: parts of the batch, loss terms."""
+        return self._engine.plan.splits or bool(self._engine.loss_terms)
+
+    @property
+    def needs_closure(self) -> bool:
+        """Whether the optimizer must make the passes itself: no ``perturbed``, no two steps."""
+        return self.needs_batch or self._engine.replay_rng
 
     def step(
         self,
@@ -241,14 +246,11 @@ class SharpnessAware(Optimizer):
                 replicas=engine.devices.replicas,
             )
             return engine.run(evaluator, scaling)
-        if engine.loss_terms:
-            raise RuntimeError("loss terms see the loss only in step(loss_fn=..., batch=...)")
         if closure is None:
             if scaling is not None:
                 raise RuntimeError(STEP_BY_SCALER)
             return self._passes.finish()
-        if engine.plan.splits:
-            raise RuntimeError(SPLITS)
+        check_whole(engine)
         if self._passes.waiting and does_nothing(closure, self.param_groups):
             return self._passes.finish()
         self._passes.abandon()
@@ -259,8 +261,6 @@ class SharpnessAware(Optimizer):
         try:
             if not alone:
                 raise RuntimeError(CLOSURE_BY_SCALER)
-            if self._engine.loss_terms:
-                raise RuntimeError("loss terms see the loss only in step(loss_fn=..., batch=...)")
             self._passes.finish(handoff)
         except BaseException:
             Handoff.drop(self)  # a scaler clears up only behind a step that succeeds
