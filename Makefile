@@ -25,6 +25,9 @@ lint: $(TESTS)
 bench: $(INSTALLED)
 	$(INSTALL) '.[all,bench]'
 	$(BIN)/python benchmarks/step_overhead.py
+	$(BIN)/python benchmarks/peak_memory.py
+	$(BIN)/python benchmarks/compiled.py
+	$(BIN)/python benchmarks/data_parallel.py
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
