@@ -169,3 +169,23 @@ def test_accumulation() -> None:
         x, y = (torch.cat(t) for t in zip(*window, strict=True))
         sam_by_hand(twin, base, [lambda x=x, y=y: cross_entropy(twin(x), y)], 0.3)
         assert farthest(weights(inner), weights(twin)) < 1e-6
+
+
+@pytest.mark.parametrize("mistake", ["clip_gradients", "unscale_"])
+def test_unscaling_before_the_pass_is_an_error_through_the_wrapper_too(mistake: str) -> None:
+    plugin = half()
+    fabric = fabrics.Fabric(accelerator="cpu", devices=1, plugins=plugin)
+    inner = network()
+    opt = SAM(inner.parameters(), torch.optim.SGD, model=inner, **SETTINGS)
+    model, wrapped = fabric.setup(inner, opt)
+    x, y = batches()[0]
+    fabric.backward(cross_entropy(model(x), y))
+    if mistake == "clip_gradients":
+        fabric.clip_gradients(model, wrapped, max_norm=1.0)
+    else:
+        plugin.scaler.unscale_(opt)
+    with (
+        pytest.raises(RuntimeError, match="unscaled already"),
+        wrapped.perturbed(scaler=plugin.scaler),
+    ):
+        pytest.fail("the pass must not begin")

@@ -110,7 +110,7 @@ class _OnceAStep:
             hook.remove()
 
     def clip_gradients(self, optimizer: Any, *args: Any, **kwargs: Any) -> None:
-        """Clip; what an optimizer of ours is given here is unscaled."""
+        """Clip; in automatic optimization what an optimizer of ours has here is unscaled."""
         if find(optimizer) is None:
             return super().clip_gradients(optimizer, *args, **kwargs)  # type: ignore[misc, no-any-return]
         _Precision.clip_gradients(self, optimizer, *args, **kwargs)

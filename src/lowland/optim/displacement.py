@@ -71,7 +71,9 @@ class Displacement:
             if isinstance(scale, Tensor) or narrow:
                 # float16 has no room for a scale like ρ/‖g‖: the product is formed in float32
                 wide = [d.to(wide_dtype(d.dtype)) for d in directions]
-                torch._foreach_add_(params, torch._foreach_mul(wide, scale))
+                unseen = isinstance(scale, Tensor)
+                product = _contained(wide, scale) if unseen else torch._foreach_mul(wide, scale)
+                torch._foreach_add_(params, product)
             else:
                 torch._foreach_add_(params, directions, alpha=scale)
 
@@ -100,6 +102,28 @@ class Displacement:
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles start with no buffers of their own."""
         return Displacement().__dict__
+
+
+def _contained(tensors: list[Tensor], scale: Scale) -> list[Tensor]:
+    """s·t, with 0 for what is not finite.
+
+    The host has not looked at the scale. If the step is going to be skipped, the second pass runs
+    at w then: at NaN it would leave NaN in everything that a forward writes.
+
+    Cost: three reads and writes in three calls for each type, however many tensors there are.
+    """
+    out: list[Tensor] = list(tensors)
+    kinds: dict[tuple[torch.dtype, torch.device], list[int]] = {}
+    for i, t in enumerate(tensors):
+        kinds.setdefault((t.dtype, t.device), []).append(i)
+    for members in kinds.values():
+        flat = torch.cat([tensors[i].reshape(-1) for i in members]).mul_(scale)
+        parts = torch.view_as_real(flat) if flat.is_complex() else flat
+        parts.nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
+        sizes = [tensors[i].numel() for i in members]
+        for i, piece in zip(members, torch.split(flat, sizes), strict=True):
+            out[i] = piece.view(tensors[i].shape)
+    return out
 
 
 class _Store:

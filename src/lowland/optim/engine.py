@@ -23,7 +23,12 @@ from lowland.core.perturbation import mark_non_finite
 from lowland.optim.checks import check_common, check_group
 from lowland.optim.devices import Devices
 from lowland.optim.displacement import Displacement, Move
-from lowland.optim.evaluators import BatchEvaluator, ClosureEvaluator, ForeignGradients
+from lowland.optim.evaluators import (
+    BatchEvaluator,
+    ClosureEvaluator,
+    ForeignGradients,
+    NothingDoneError,
+)
 from lowland.optim.gradient import Gradient, Group, Part, clear, collect, put
 from lowland.optim.perturbation import Everything, Perturbation, State
 from lowland.optim.plan import Evaluate, Evaluation, LossTerm, Plan, Program, Update, plain_step
@@ -38,6 +43,11 @@ OWN = "sam_"
 LOCAL_GRADIENT = (
     "perturbation='local' needs a method that uses the gradient at w for ε alone, and this one "
     "keeps it: it would differ between devices; use perturbation='global'"
+)
+
+SKIPPED_BATCH = (
+    "the closure returned None and made no gradients, so there was nothing to step along: nothing "
+    "was done (this is said once)"
 )
 
 Evaluator = ClosureEvaluator | BatchEvaluator
@@ -184,6 +194,8 @@ class Engine:
     @torch.no_grad()
     def run(self, evaluator: Evaluator, scaling: Scaling | None = None) -> Any:
         """A whole step by evaluating; returns the loss at w."""
+        if self.running:
+            raise RuntimeError("step() inside the closure of step(): call it once, outside")
         step = self.begin(evaluator.examples, scaling)
         step.micro_batches = evaluator.micro_batches
         closure = isinstance(evaluator, ClosureEvaluator)
@@ -198,6 +210,10 @@ class Engine:
                 request = program.send(self._evaluate(request, evaluator, step, returned))
         except StopIteration:
             raise RuntimeError("the plan ended without an Update: end it with one") from None
+        except NothingDoneError:
+            self.warn_once(SKIPPED_BATCH)
+            self.loss_scale.end()
+            return None
         finally:
             self.running = False
             program.close()
@@ -207,8 +223,8 @@ class Engine:
     def _evaluate(
         self, request: Evaluate, evaluator: Evaluator, step: Step, returned: list[Any]
     ) -> Evaluation:
-        away, replicas = request.at is not None, self.devices.replicas
-        exchange = not (request.ascent and replicas.local)
+        away = request.at is not None
+        exchange = not (request.ascent and self.devices.replicas.local)
         clear(self.groups)
         if not returned:
             self.foreign.plant()
@@ -217,8 +233,10 @@ class Engine:
                 self.depart(request.at)
             if self.replay_rng:
                 self.random.replay() if away else self.random.record(self.device)
-            with torch.enable_grad(), replicas.exchange(exchange):
+            with torch.enable_grad(), self.devices.exchange(exchange):
                 loss, examples = evaluator(request.part, exchange)
+            if loss is None:
+                self._refuse_none(first=not returned)
             if isinstance(loss, Tensor):
                 loss = loss.detach()  # lets go of the graph before the second pass builds its own
             if not returned:
@@ -238,6 +256,11 @@ class Engine:
         (step.perturbed_loss if away else step.loss).add(loss, examples)
         return Evaluation(self.standing("the closure or loss function"), loss, examples)
 
+    def _refuse_none(self, first: bool) -> None:
+        if first and self.last is not None and not collect(self.groups).parts:
+            raise NothingDoneError
+        raise RuntimeError("the closure returned None: end it with `return loss`")
+
     def standing(self, whose: str) -> Gradient:
         """The gradients in ``.grad``, which there must be."""
         gradient = collect(self.groups)
@@ -251,6 +274,8 @@ class Engine:
         self._standing = None
         self.away = True
         self.statistics.begin()
+        if self.devices.shards.split:
+            self.devices.gathered.release()
         self.displacement.go(move)
         torch.clear_autocast_cache()  # it holds half-precision copies of w
         move.clear()
@@ -259,6 +284,8 @@ class Engine:
         """To w, with running statistics and random state as they were. Idempotent."""
         if self.displacement.displaced:
             self.displacement.come_back()
+            if self.devices.shards.split:
+                self.devices.gathered.release()
             torch.clear_autocast_cache()
         self.statistics.end()
         self.random.resume()
@@ -320,6 +347,7 @@ class Engine:
             step.scaling.report(step.found)
 
     def _count(self, skipped: int | Tensor) -> None:
+        self.loss_scale.end()
         for group in self.groups:
             group["sam_step"] += 1
             group["sam_skipped"] = group["sam_skipped"] + skipped

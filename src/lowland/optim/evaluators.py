@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from lowland.core.errors import InputError
 from lowland.core.sharding import local, placed_like
-from lowland.optim.devices import Replicas
+from lowland.optim.devices import Devices
 from lowland.optim.gradient import Group
 from lowland.optim.plan import LossTerm
 from lowland.optim.scaling import Scaling
@@ -27,6 +26,10 @@ FOUND_GRADIENTS = (
     "that comes before step(closure). (A trainer that accumulates gradients over several closures, "
     "as Lightning does with accumulate_grad_batches, needs manual optimization)"
 )
+
+
+class NothingDoneError(Exception):
+    """A closure that worked before returned None and made no gradients: it skips the batch."""
 
 
 def does_nothing(closure: Closure, groups: Sequence[Group]) -> bool:
@@ -55,10 +58,7 @@ class ClosureEvaluator:
 
     def __call__(self, part: Any, exchange: bool = True) -> tuple[Any, int]:
         """Run it; returns (loss, weight)."""
-        loss = self._closure()
-        if loss is None:
-            raise RuntimeError("the closure returned None: end it with `return loss`")
-        return loss, 1
+        return self._closure(), 1
 
 
 class BatchEvaluator:
@@ -71,7 +71,7 @@ class BatchEvaluator:
         backward: called with a mean loss to be differentiated.
         terms: loss terms, applied to the losses in this order.
         groups: parameter groups of the optimizer.
-        replicas: data-parallel copies of the network, which are to exchange gradients once a pass.
+        devices: who else has a share of the batch; gradients are exchanged once a pass.
     """
 
     def __init__(
@@ -83,12 +83,12 @@ class BatchEvaluator:
         backward: Backward,
         terms: Sequence[LossTerm],
         groups: Sequence[Group],
-        replicas: Replicas,
+        devices: Devices,
     ) -> None:
         if not batches:
             raise InputError("batches is empty: give at least one micro-batch")
         self._loss_fn, self._batches, self._backward = loss_fn, batches, backward
-        self._terms, self._groups, self._replicas = terms, groups, replicas
+        self._terms, self._groups, self._devices = terms, groups, devices
         self._sizes = [_examples(batch) for batch in batches]
         self.examples = sum(self._sizes)
         self.micro_batches = len(batches) if split else None
@@ -115,16 +115,16 @@ class BatchEvaluator:
         mean: Any = 0.0
         for i, (batch, n) in enumerate(zip(self._batches, self._sizes, strict=True)):
             weight = n / self.examples
-            with self._replicas.exchange(exchange and i == len(self._batches) - 1):
+            with self._devices.replicas.exchange(exchange and i == len(self._batches) - 1):
                 loss = self._mean_loss(batch, n)
                 self._differentiate(loss, self._share(exchange, splits=False) * weight)
             mean = mean + loss.detach() * weight
         return mean, self.examples
 
     def _share(self, exchange: bool, splits: bool) -> float:
-        """The factor of `Replicas.share`, asked for once, when a forward has found the replicas."""
+        """The factor of `Devices.share`, asked for once, when a forward has found the replicas."""
         if exchange and self._factor is None:
-            self._factor = self._replicas.share(self._sizes, splits)
+            self._factor = self._devices.share(self._sizes, splits)
         return self._factor if exchange and self._factor is not None else 1.0
 
     def _differentiate(self, loss: Tensor, factor: float) -> None:
@@ -204,13 +204,18 @@ class ForeignGradients:
     """
 
     def __init__(self) -> None:
-        self._left: tuple[weakref.ref[Tensor], int] | None = None
+        self._left: tuple[object, int] | None = None
         self._planted: tuple[Tensor, Tensor] | None = None
 
     def leave(self, groups: Sequence[Group]) -> None:
         """Remember what stands in ``.grad`` after a step."""
         probe = _probe(groups)
-        self._left = None if probe is None else (weakref.ref(probe[1]), probe[1]._version)
+        self._left = None
+        if probe is not None:
+            # a mark, not a reference: weak ones keep model.to() from swapping tensors
+            mark = object()
+            probe[1].lowland_left = mark  # type: ignore[attr-defined]
+            self._left = (mark, probe[1]._version)
 
     def before(self, groups: Sequence[Group]) -> None:
         """Call before the first evaluation of a closure."""
@@ -220,7 +225,8 @@ class ForeignGradients:
             return
         param, grad = probe
         left = self._left
-        ours = left is not None and grad is left[0]() and grad._version == left[1]
+        mark = getattr(grad, "lowland_left", None)
+        ours = left is not None and mark is left[0] and grad._version == left[1]
         if ours or not _any_gradient(groups):
             return
         self._planted = (param, torch.full_like(local(param), math.nan))

@@ -22,6 +22,10 @@ from lowland.optim.plan import Evaluate, Evaluation, Program, plain_step
 from lowland.optim.scaling import SCALER_FOR_PASS, STEP_BY_SCALER, Handoff, Scaling
 from lowland.optim.step import MeanLoss, Step
 
+NESTED = (
+    "{} inside the closure of step(): the optimizer makes both passes itself, the closure is "
+    "zero_grad, forward, backward, return loss"
+)
 NO_PASS = (
     "step() without a perturbed pass: run the second forward and backward inside "
     "`with optimizer.perturbed():`, or between first_step() and second_step(), or call "
@@ -85,11 +89,14 @@ class UserPasses:
 
     engine: Engine
     open: OpenPass | None = field(default=None)
+    watch: contextlib.ExitStack | None = field(default=None)
 
     @torch.no_grad()
     def enter(self, *, two_step: bool, settings: PassSettings) -> None:
         """From w to w+ε, along the gradient in ``.grad``, which is cleared."""
         engine = self.engine
+        if engine.running:
+            raise RuntimeError(NESTED.format("a perturbed pass"))
         step = self._step_to_continue(two_step, settings)
         check_whole(engine)
         if engine.replay_rng:
@@ -127,6 +134,8 @@ class UserPasses:
         if step.bad:  # the user's pass runs at w, and step() skips
             request.at.clear()
         engine.depart(request.at)
+        self.watch = contextlib.ExitStack()
+        self.watch.enter_context(engine.devices.looking())
 
     def _begin(self, settings: PassSettings) -> Step:
         step = self.engine.begin(scaling=settings.scaling)
@@ -174,6 +183,9 @@ class UserPasses:
         except BaseException:
             engine.come_back()
             raise
+        watch, self.watch = self.watch, None
+        if watch is not None:
+            watch.close()
         if current is None:
             return
         current.inside = False
@@ -195,6 +207,8 @@ class UserPasses:
             return
         if last and not mean.weight:
             return
+        if current.settings.scaling is not None:
+            current.settings.scaling.check_scaled()
         mean.add(self.engine.standing("the perturbed pass"), current.settings.examples)
         clear(groups)
         if last:
@@ -216,6 +230,8 @@ class UserPasses:
             handoff: what the scaler has to say, if this is ``scaler.step(optimizer)``.
         """
         engine, current = self.engine, self.open
+        if engine.running:
+            raise RuntimeError(NESTED.format("step()"))
         if engine.loss_terms:
             raise RuntimeError(TERMS)
         engine.devices.replicas.check_synchronised()
@@ -231,11 +247,11 @@ class UserPasses:
                 "last=False"
             )
         if current is None:
+            if self._only_makes_state():
+                engine.base.step()
+                make_slots(engine)
+                return
             if engine.perturbs():
-                if self._only_makes_state():
-                    engine.base.step()
-                    make_slots(engine)
-                    return
                 raise RuntimeError(NO_PASS)
             step = engine.begin()
             program = engine.program(step)
@@ -268,14 +284,15 @@ class UserPasses:
         gradient = collect(groups)
         return bool(gradient.parts) and not any(bool(t.any()) for t in gradient.tensors)
 
-    def abandon(self) -> None:
+    def abandon(self, quietly: bool = False) -> None:
         """Give up a pass that was never finished: weights at w, gradients dropped, said once."""
         current = self.open
         if current is None:
             return
         self.leave(failed=True)
         self.open = None
-        self.engine.warn_once(UNFINISHED)
+        if not quietly:
+            self.engine.warn_once(UNFINISHED)
 
 
 class PerturbedPass:
@@ -283,13 +300,10 @@ class PerturbedPass:
 
     def __init__(self, passes: UserPasses, settings: PassSettings) -> None:
         self._passes, self._settings = passes, settings
-        self._watch: Any = contextlib.nullcontext()
 
     def __enter__(self) -> PerturbedPass:
         try:
             self._passes.enter(two_step=False, settings=self._settings)
-            self._watch = self._passes.engine.devices.replicas.looking()
-            self._watch.__enter__()
         except BaseException:  # also an interrupt when already at w+ε: __exit__ will not run
             self._passes.leave(failed=True)
             raise
@@ -313,5 +327,3 @@ class PerturbedPass:
         except BaseException:  # an interrupt on the way: finish coming back, drop the step
             self._passes.leave(failed=True)
             raise
-        finally:
-            self._watch.__exit__(None, None, None)

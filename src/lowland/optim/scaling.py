@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
 from lowland.core.perturbation import unscale
 from lowland.optim.gradient import Group
@@ -51,35 +52,55 @@ class _View:
 class LossScale:
     """The views that one optimizer shows to scalers, one for each pass of a step.
 
-    They are used again in the next step, when ``scaler.update()`` has forgotten them.
+    They are used again in the next step, when ``scaler.update()`` has forgotten them. A step that
+    was given up may have had no update, so its views are put aside until the next one.
     """
 
     def __init__(self) -> None:
         self._views: list[_View] = []
+        self._aside: list[_View] = []  # alive: a scaler knows them by id
         self._used = 0
+        self._ended = True
 
     def begin(self) -> None:
         """A new step."""
-        self._used = 0
+        if not self._ended:
+            self._aside += self._views[: self._used]
+            del self._views[: self._used]
+        self._used, self._ended = 0, False
+
+    def end(self) -> None:
+        """The step was taken, or skipped: an update follows."""
+        self._ended = True
 
     def of(self, scaler: Any, owner: Any) -> Scaling | None:
         """What a step needs of `scaler`; None without one, or with one that is switched off."""
         if scaler is None or not scaler.is_enabled():
             return None
-        return Scaling(scaler, owner, self)
+        return Scaling(scaler, _innermost(owner), self)
 
-    def view(self, groups: list[Group]) -> _View:
-        """The next unused view, on these parameters."""
-        if self._used == len(self._views):
-            self._views.append(_View())
-        view = self._views[self._used]
-        self._used += 1
+    def show(self, scaler: Any, groups: list[Group]) -> None:
+        """Let the scaler unscale these parameters' gradients, under the next unused view."""
+        again = self._used < len(self._views)
+        view = self._views[self._used] if again else _View()
         view.param_groups = groups
-        return view
+        scaler.unscale_(view)
+        if again:  # so there was an update
+            self._aside.clear()
+        else:
+            self._views.append(view)
+        self._used += 1
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles start with no views."""
         return LossScale().__dict__
+
+
+def _innermost(optimizer: Any) -> Any:
+    """The optimizer that scalers know, inside the wrappers of trainers."""
+    while isinstance(inner := getattr(optimizer, "optimizer", None), Optimizer):
+        optimizer = inner
+    return optimizer
 
 
 @dataclass(frozen=True)
@@ -96,10 +117,9 @@ class Scaling:
         Raises:
             RuntimeError: they are unscaled already, nothing was scaled, or ``update()`` is missing.
         """
-        if self._unscaled_by_caller():
-            raise RuntimeError(UNSCALED_ALREADY)
+        self.check_scaled()
         try:
-            self.scaler.unscale_(self.scale.view(groups))
+            self.scale.show(self.scaler, groups)
         except AssertionError:
             raise RuntimeError(NOT_SCALED) from None
         except RuntimeError as error:
@@ -115,7 +135,16 @@ class Scaling:
         """
         witness = torch.zeros_like(found)
         witness.grad = torch.where(found > 0, torch.inf, 0.0).to(found.dtype)
-        self.scaler.unscale_(self.scale.view([{"params": [witness]}]))
+        self.scale.show(self.scaler, [{"params": [witness]}])
+
+    def check_scaled(self) -> None:
+        """Raise if the caller has unscaled the gradients of this step.
+
+        Raises:
+            RuntimeError: ``scaler.unscale_(optimizer)`` was called.
+        """
+        if self._unscaled_by_caller():
+            raise RuntimeError(UNSCALED_ALREADY)
 
     def _unscaled_by_caller(self) -> bool:
         # No public question answers this, and unscaling twice would go unnoticed.

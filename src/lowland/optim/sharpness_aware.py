@@ -28,7 +28,7 @@ from lowland.optim.perturbation import Perturbation
 from lowland.optim.plan import LossTerm, Plan, TwoPass
 from lowland.optim.scaling import CLOSURE_BY_SCALER, STEP_BY_SCALER, Handoff
 from lowland.optim.statistics import RunningStatistics
-from lowland.optim.step import StepRecord
+from lowland.optim.status import Status
 
 ONE_FORM = (
     "step takes a closure, or loss_fn= together with batch= (or batches=, its micro-batches), "
@@ -36,7 +36,7 @@ ONE_FORM = (
 )
 
 
-class SharpnessAware(Optimizer):
+class SharpnessAware(Status, Optimizer):
     """A sharpness-aware step around a base optimizer.
 
     One step: gradient g at w, perturbation ε from g, gradient g̃ at w+ε, back to exactly w, and the
@@ -152,47 +152,6 @@ class SharpnessAware(Optimizer):
         self._passes = UserPasses(self._engine)
         self._engine.check_settings()
 
-    @property
-    def base_optimizer(self) -> Optimizer:
-        """The optimizer that takes the step at w; it shares groups and state with this one."""
-        return self._engine.base
-
-    @property
-    def last(self) -> StepRecord | None:
-        """Losses, norms, sharpness and skips of the last step, as lazy tensors; None before one."""
-        return self._engine.last
-
-    @property
-    def at_perturbed_weights(self) -> bool:
-        """Whether a pass at w+ε is under way: what counts or logs batches may ask."""
-        return self._engine.away
-
-    @property
-    def across(self) -> str:
-        """Whose gradient makes ε, with several devices: "global" or "local"."""
-        return self._engine.perturbation.across
-
-    @property
-    def _step_supports_amp_scaling(self) -> bool:
-        # Tells gradient scalers to leave unscaling and skipping to step(), which sees both passes.
-        # Lightning asks too, when it clips inside a closure, and would refuse to.
-        return not self._engine.running
-
-    @property
-    def needs_perturbation(self) -> bool:
-        """Whether the coming step has a pass at w+ε (context users may leave it out if not)."""
-        return self._engine.perturbs()
-
-    @property
-    def needs_batch(self) -> bool:
-        """Whether ``step(loss_fn=, batch=)`` is the only way: parts of the batch, loss terms."""
-        return self._engine.plan.splits or bool(self._engine.loss_terms)
-
-    @property
-    def needs_closure(self) -> bool:
-        """Whether the optimizer must make the passes itself: no ``perturbed``, no two steps."""
-        return self.needs_batch or self._engine.replay_rng
-
     def step(
         self,
         closure: Closure | None = None,
@@ -243,7 +202,7 @@ class SharpnessAware(Optimizer):
                 backward=backward or scaled_backward(scaling),
                 terms=engine.loss_terms,
                 groups=self.param_groups,
-                replicas=engine.devices.replicas,
+                devices=engine.devices,
             )
             return engine.run(evaluator, scaling)
         if closure is None:
@@ -343,16 +302,26 @@ class SharpnessAware(Optimizer):
         if zero_grad:
             self.zero_grad()
 
+    def abandon(self) -> None:
+        """Give up the step in progress: weights at w, gradients and accumulated g̃ dropped.
+
+        For a window of micro-batches (``perturbed(last=False)``) that will not be finished, such as
+        the ragged end of an epoch: ``zero_grad()`` does not drop what it has accumulated, because
+        it may come before every micro-batch.
+        """
+        self._passes.abandon(quietly=True)
+
     def state_dict(self) -> dict[str, Any]:
         """The base optimizer's state, ours beside it.
 
         Raises:
             RuntimeError: the weights are at w+ε: a checkpoint now would save the wrong ones.
         """
-        if self._passes.open is not None and self._passes.open.inside:
+        inside = self._passes.open is not None and self._passes.open.inside
+        if inside or self._engine.away:
             raise RuntimeError(
                 "state_dict() while the weights are at w+ε: call second_step(), or leave "
-                "perturbed(), first"
+                "perturbed() or the closure, first"
             )
         return super().state_dict()
 

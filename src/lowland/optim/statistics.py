@@ -27,6 +27,11 @@ _ASK_FOR_MODEL = (
     "the model is compiled, so its normalization layers cannot be found from outside: "
     "pass model= to the optimizer"
 )
+_UNSEEN = (
+    "no module was seen running in the second pass, and something has been compiled since the "
+    "optimizer was made: if that is a function around a network with running statistics, they move "
+    "twice; pass model= to the optimizer (this is said once)"
+)
 _OUTSIDE = (
     "normalization layers outside model= ran in the second pass ({}): their running statistics are "
     "kept out of it too, from here on; pass a model= that contains all networks of the closure "
@@ -47,8 +52,10 @@ class RunningStatistics:
 
     With a model, its layers are known and their buffers are saved and restored by copying, which
     leaves a compiled model its one graph. Without one, a hook on module calls finds them as they
-    run; a compiled model then raises, since such hooks would recompile it or never fire. Layers
-    outside the model that run in the first such pass are protected from then on, with a warning.
+    run; a compiled model then raises, since such hooks would recompile it or never fire, and a
+    compiled function around one is a warning. Layers outside the model are looked for in passes
+    1, 2, 4, 8 and so on, as long as nothing is compiled, and protected from then on, with a
+    warning.
 
     Layers are torch's own normalization classes, classes with a buffer named ``running_mean``, and
     those that the user names.
@@ -74,7 +81,8 @@ class RunningStatistics:
         self._hook: RemovableHandle | None = None
         self._others: set[type[nn.Module]] = set()
         self._outside: dict[nn.Module, None] = {}
-        self._watched = False
+        self._passes, self._graphs = 0, _compiled_graphs()
+        self._seen = self._asked = False
         if model is not None and policy != "update":
             self._layers(model)
 
@@ -86,15 +94,19 @@ class RunningStatistics:
             self._hook = register_module_forward_pre_hook(_Weakly(self))
             return
         self._protect([*self._layers(self.model), *self._outside])
-        if not (self._watched or _anything_compiled()):
+        self._passes += 1
+        if not (self._passes & (self._passes - 1) or _compiled_graphs()):
             self._hook = register_module_forward_pre_hook(_Weakly(self))
-        self._watched = True
 
     def end(self) -> None:
         """Call after it, however it ended. Safe to call any number of times."""
         if self._hook is not None:
             self._hook.remove()
             self._hook = None
+            more = self.model is None and _compiled_graphs() > self._graphs
+            if more and not (self._seen or self._asked):
+                self._asked = True
+                warnings.warn(_UNSEEN, RuntimeWarning, stacklevel=2)
         if self._protected:
             with torch.no_grad():
                 buffers = [buffer for *_, buffer, _ in self._protected]
@@ -161,6 +173,7 @@ class RunningStatistics:
 
     def on_call(self, module: nn.Module) -> None:
         """What the hook does: protect a layer with running statistics when it first runs."""
+        self._seen = self._seen or not isinstance(module, torch.fx.GraphModule)
         if type(module) in self._others:
             return
         if torch.compiler.is_compiling() or _is_compiled(module):
@@ -189,6 +202,8 @@ class RunningStatistics:
             "_hook": None,
             "_others": set(),
             "_outside": {},
+            "_passes": 0,
+            "_seen": False,
         }
 
 
@@ -208,10 +223,10 @@ def _kind(tensor: Tensor) -> tuple[torch.dtype, torch.device, torch.Size]:
     return tensor.dtype, tensor.device, tensor.shape
 
 
-def _anything_compiled() -> bool:
-    """Whether this process has compiled a graph: hooks on all modules would disturb it."""
+def _compiled_graphs() -> int:
+    """How many graphs this process has compiled: hooks on all modules would disturb them."""
     utils = sys.modules.get("torch._dynamo.utils")
-    return utils is not None and bool(utils.counters["stats"].get("unique_graphs"))
+    return 0 if utils is None else int(utils.counters["stats"].get("unique_graphs", 0))
 
 
 def _is_compiled(module: nn.Module) -> bool:

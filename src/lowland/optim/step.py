@@ -89,6 +89,10 @@ def _wide(tensors: Sequence[Tensor]) -> torch.dtype:
     return torch.float64 if double else torch.float32
 
 
+def _scaled_norm(norms: list[Tensor], radii: list[Any]) -> Tensor:
+    return combine_norms([n * abs(r) for n, r in zip(norms, radii, strict=True)])
+
+
 class MeanLoss:
     """The example-weighted mean of the losses of the parts of one step.
 
@@ -188,11 +192,7 @@ class Step:
             quiet = self.norm(Gradient(directions)) < guard * self.norm(chosen)
         radii = self._radii([part.group for part in chosen], norm, quiet)
         self._norm = norm
-        if len(radii) == 1:
-            self._size = norm * abs(radii[0])
-        else:
-            sizes = sizes or [global_norm(m) for m in measured]
-            self._size = combine_norms([n * abs(r) for n, r in zip(sizes, radii, strict=True)])
+        self._size = self._epsilon_norm(chosen, norm, radii, sizes or measured)
         moves = [(p.weights, d, r) for p, (d, _), r in zip(chosen, built, radii, strict=True)]
         return [m for m in moves if isinstance(m[2], Tensor) or m[2] != 0.0]
 
@@ -226,10 +226,7 @@ class Step:
         """(n over everything, n of each group where they come at no further cost)."""
         joint = [t for tensors in measured for t in tensors]
         if self.split:
-            groups = [part.params for part in chosen]
-            squares = self._engine.devices.shards.squares(groups or [[]], measured or [[]])
-            wide = _wide(joint)
-            return squares.sum().sqrt().to(wide), [s.sqrt().to(wide) for s in squares]
+            return self._measure_shards(chosen, measured)
         try:
             weights = [w for part in chosen for w in part.weights]
             return self._engine.displacement.norm(weights, joint), None
@@ -237,6 +234,45 @@ class Step:
             if any(t.layout is not torch.strided for t in joint):
                 raise RuntimeError(SPARSE) from None
             raise
+
+    def _epsilon_norm(
+        self, chosen: Gradient, norm: Tensor, radii: list[Any], groups: Sequence[Any]
+    ) -> Tensor:
+        """‖ε‖ in the metric, from the norms of the groups or their tensors."""
+        shards = self._engine.devices.shards
+        if self.split and shards.divided:
+            owners = [i for i, tensors in enumerate(groups) for _ in tensors]
+            flat = [t for tensors in groups for t in tensors]
+
+            def share(alike: list[int]) -> Any:
+                rows = [[flat[i] for i in alike if owners[i] == k] for k in range(len(radii))]
+                return _scaled_norm([global_norm(row) for row in rows], radii).double() ** 2
+
+            return shards.sums([chosen.params], [share])[0].sqrt().to(norm.dtype)
+        if len(radii) == 1:
+            size: Tensor = norm * abs(radii[0])
+            return size
+        return _scaled_norm([n if isinstance(n, Tensor) else global_norm(n) for n in groups], radii)
+
+    def _measure_shards(
+        self, chosen: Gradient, measured: list[list[Tensor]]
+    ) -> tuple[Tensor, list[Tensor] | None]:
+        """The same over all processes, which exchange as many numbers wherever they have gradients.
+
+        Where whole parameters are divided, groups are not the same everywhere: the numbers of this
+        process are all that is known of them.
+        """
+        shards, wide = self._engine.devices.shards, _wide([t for row in measured for t in row])
+        if shards.divided:
+            joint = [t for tensors in measured for t in tensors]
+            return shards.squares([chosen.params], [joint])[0].sqrt().to(wide), None
+        held = {id(part.group): i for i, part in enumerate(chosen)}
+        at = [held.get(id(group)) for group in self._engine.groups]
+        params = [[] if i is None else chosen.parts[i].params for i in at]
+        tensors = [[] if i is None else measured[i] for i in at]
+        squares = shards.squares(params, tensors)
+        own = [squares[at.index(i)].sqrt().to(wide) for i in range(len(chosen.parts))]
+        return squares.sum().sqrt().to(wide), own
 
     def _radii(self, groups: list[Group], norm: Tensor, quiet: Tensor | None) -> list[Any]:
         """φ per group: numbers where the host may look at n, tensors where that would wait.
