@@ -8,10 +8,11 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
-from forms import FORMS, make
+from forms import BASES, FORMS, THREE, make, step_by
 from problems import closure_for, data, losses, network, weights
 from torch import Tensor, nn
 from torch.amp import GradScaler
+from torch.distributed.checkpoint import DefaultLoadPlanner
 from torch.distributed.checkpoint.state_dict import (
     get_model_state_dict,
     get_optimizer_state_dict,
@@ -26,10 +27,12 @@ from torch.distributed.tensor.parallel import (
     RowwiseParallel,
     parallelize_module,
 )
+from torch.utils._python_dispatch import TorchDispatchMode
 
 DOUBLE = torch.float64
 STEPS = 4
 NAMES = ("sam", "asam", "f-sam", "looksam")
+SAVED = [(name, form) for name in ("sam", "f-sam", "looksam") for form in THREE]
 
 
 def whole(model: nn.Module) -> list[Tensor]:
@@ -121,47 +124,124 @@ def exactly_back(rank: int, world: int, folder: str) -> dict[str, Any]:
 def save_and_go_on(rank: int, world: int, folder: str) -> dict[str, Any]:
     """Sharded checkpoints of methods with state; the last steps are uninterrupted here."""
     out: dict[str, Any] = {}
-    for name in ("sam", "f-sam", "looksam"):
+    for name, form in SAVED:
         model = sharded()
         opt = make(name, model, "adamw")
         for i in range(3):
-            FORMS["closure"](opt, model, *share(i, rank, world))
-        state = {
-            "model": get_model_state_dict(model),
-            "optimizer": get_optimizer_state_dict(model, opt),
-        }
-        dcp.save(state, checkpoint_id=f"{folder}/{name}")
+            FORMS[form](opt, model, *share(i, rank, world))
+        dcp.save(_state(model, opt), checkpoint_id=f"{folder}/{name}-{form}")
         for i in range(3, 6):
-            FORMS["closure"](opt, model, *share(i, rank, world))
-        out[name] = whole(model)
-        out[f"{name} resumed"] = _resume(name, rank, world, folder)
+            FORMS[form](opt, model, *share(i, rank, world))
+        out[f"{name} {form}"] = whole(model)
+        out[f"{name} {form} resumed"] = _resume(name, form, rank, world, folder)
     return out
 
 
 def resume_elsewhere(rank: int, world: int, folder: str) -> dict[str, Any]:
     """The same checkpoints on another number of ranks; `folder` is beside theirs."""
     return {
-        name: _resume(name, rank, world, f"{folder}/../saved")
-        for name in ("sam", "f-sam", "looksam")
+        f"{name} {form}": _resume(name, form, rank, world, f"{folder}/../saved")
+        for name, form in SAVED
     }
 
 
-def _resume(name: str, rank: int, world: int, folder: str) -> list[Tensor]:
-    model = sharded()
-    with torch.no_grad():
-        for p in model.parameters():
-            p.to_local().zero_()  # type: ignore[attr-defined]
-    opt = make(name, model, "adamw")
-    state = {
+def _state(model: nn.Module, opt: Any) -> dict[str, Any]:
+    return {
         "model": get_model_state_dict(model),
         "optimizer": get_optimizer_state_dict(model, opt),
     }
-    dcp.load(state, checkpoint_id=f"{folder}/{name}")
+
+
+def _load(model: nn.Module, opt: Any, folder: str, **options: Any) -> None:
+    """Into a network of zeros and an optimizer that has taken no step."""
+    with torch.no_grad():
+        for p in model.parameters():
+            p.to_local().zero_()  # type: ignore[attr-defined]
+    state = _state(model, opt)
+    dcp.load(state, checkpoint_id=folder, **options)
     set_model_state_dict(model, state["model"])
     set_optimizer_state_dict(model, opt, state["optimizer"])
+
+
+def _resume(name: str, form: str, rank: int, world: int, folder: str) -> list[Tensor]:
+    model = sharded()
+    opt = make(name, model, "adamw")
+    _load(model, opt, f"{folder}/{name}-{form}")
+    for i in range(3, 6):
+        FORMS[form](opt, model, *share(i, rank, world))
+    return whole(model)
+
+
+def plain_and_back(rank: int, world: int, folder: str) -> dict[str, Any]:
+    """Three plain steps, a checkpoint into SAM, three of its, and a checkpoint into the base."""
+    kind, settings = BASES["adamw"]
+    out: dict[str, Any] = {}
+    model = sharded()
+    plain = kind(model.parameters(), **settings)
+    for i in range(3):
+        plain.step(closure_for(plain, model, *share(i, rank, world)))
+    dcp.save(_state(model, plain), checkpoint_id=f"{folder}/plain")
+
+    model = sharded()
+    opt = make("sam", model, "adamw", rho=0.3)
+    try:
+        _load(model, opt, f"{folder}/plain")
+    except dcp.api.CheckpointException as error:
+        out["strict"] = str(error)
+    opt = make("sam", model, "adamw", rho=0.3)
+    _load(model, opt, f"{folder}/plain", planner=DefaultLoadPlanner(allow_partial_load=True))
+    out["rho"] = opt.param_groups[0]["rho"]
     for i in range(3, 6):
         FORMS["closure"](opt, model, *share(i, rank, world))
-    return whole(model)
+    out["into sam"] = whole(model)
+    dcp.save(_state(model, opt), checkpoint_id=f"{folder}/sam")
+
+    model = sharded()
+    plain = kind(model.parameters(), **settings)
+    _load(model, plain, f"{folder}/sam")
+    for i in range(6, 9):
+        plain.step(closure_for(plain, model, *share(i, rank, world)))
+    out["back"] = whole(model)
+    return out
+
+
+class Reductions(TorchDispatchMode):
+    """Counts the exchanges of gradients."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += "reduce_scatter" in func.name()
+        return func(*args, **(kwargs or {}))
+
+
+def micro_batches(rank: int, world: int, folder: str) -> dict[str, Any]:
+    """In each pass the last micro-batch alone exchanges; under a learning-rate schedule."""
+    out: dict[str, Any] = {}
+    for form in THREE:
+        model = sharded()
+        opt = make("sam", model)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(opt, STEPS)
+
+        def closure(i: int, model: Any = model, opt: Any = opt) -> Tensor:
+            opt.zero_grad()
+            total = torch.zeros((), dtype=DOUBLE)
+            x, y = share(i, rank, world)
+            parts = list(zip(x.chunk(3), y.chunk(3), strict=True))
+            for part in parts:
+                model.set_requires_gradient_sync(part is parts[-1])
+                loss = losses(model)(*part).mean() / len(parts)
+                loss.backward()
+                total += loss.detach()
+            return total
+
+        with Reductions() as wire:
+            for i in range(STEPS):
+                step_by(form, opt, lambda i=i, closure=closure: closure(i))
+                schedule.step()
+        out[form] = whole(model)
+        out[f"{form} reductions"] = wire.count
+    return out
 
 
 def overflow(rank: int, world: int, folder: str) -> dict[str, Any]:
@@ -213,17 +293,18 @@ def local_is_refused(rank: int, world: int, folder: str) -> str:
 def tensor_parallel(rank: int, world: int, folder: str) -> dict[str, Any]:
     """Columns of the first layer and rows of the second on each rank; biases partly replicated."""
     out: dict[str, Any] = {}
+    mesh = init_device_mesh("cpu", (world,))
     for name in NAMES:
-        mesh = init_device_mesh("cpu", (world,))
-        model = network(3, DOUBLE, norm=False)
-        plan = {"0": ColwiseParallel(use_local_output=False), "3": RowwiseParallel()}
-        model[1] = nn.Identity()  # type: ignore[index]
-        parallelize_module(model, mesh, plan)
-        opt = make(name, model)
-        for i in range(STEPS):
-            x, y = data(i, 24, DOUBLE)  # all ranks have the whole batch
-            FORMS["closure"](opt, model, x, y)
-        out[name] = whole(model)
+        for form in THREE:
+            model = network(3, DOUBLE, norm=False)
+            plan = {"0": ColwiseParallel(use_local_output=False), "3": RowwiseParallel()}
+            model[1] = nn.Identity()  # type: ignore[index]
+            parallelize_module(model, mesh, plan)
+            opt = make(name, model)
+            for i in range(STEPS):
+                x, y = data(i, 24, DOUBLE)  # all ranks have the whole batch
+                FORMS[form](opt, model, x, y)
+            out[f"{name} {form}"] = whole(model)
     return out
 
 
@@ -285,7 +366,7 @@ class Pipeline(nn.Module):
 def pipeline(rank: int, world: int, folder: str) -> dict[str, Any]:
     out: dict[str, Any] = {}
     for name in NAMES:
-        for form in ("closure", "context"):
+        for form in THREE:
             out[f"{name} {form}"] = _pipeline(name, form, rank)
     return out
 
@@ -294,18 +375,10 @@ def _pipeline(name: str, form: str, rank: int) -> list[Tensor]:
     model = Pipeline(rank)
     opt = make(name, model.stage, split_over=dist.group.WORLD)
 
-    def closure(x: Tensor, y: Tensor) -> Tensor:
+    def closure(i: int) -> Tensor:
         opt.zero_grad()
-        return model.backward(x, y)
+        return model.backward(*data(i, 24, DOUBLE))
 
     for i in range(STEPS):
-        x, y = data(i, 24, DOUBLE)
-        if form == "closure":
-            opt.step(lambda x=x, y=y: closure(x, y))
-            continue
-        closure(x, y)
-        if opt.needs_perturbation:
-            with opt.perturbed():
-                model.backward(x, y)
-        opt.step()
+        step_by(form, opt, lambda i=i: closure(i))
     return weights(model)

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from forms import FORMS, form_batch, make
-from problems import data, equal, network, weights
+from forms import BASES, FORMS, THREE, form_batch, make
+from problems import closure_for, data, equal, network, sam_by_hand, weights
 from ranks import run
-from shard_cases import DOUBLE, NAMES, STEPS, with_groups
+from shard_cases import DOUBLE, NAMES, SAVED, STEPS, with_groups
 from torch import Tensor
 
 from lowland.optim import SAM
@@ -18,11 +18,16 @@ from lowland.optim import SAM
 WORLDS = [2, pytest.param(4, marks=pytest.mark.slow)]
 
 
-def alone(name: str, base: str = "sgd", steps: range = range(STEPS)) -> tuple[list[Tensor], Any]:
+def alone(
+    name: str, base: str = "sgd", steps: int = STEPS, scheduled: bool = False
+) -> tuple[list[Tensor], Any]:
     model = network(3, DOUBLE, norm=False)
     opt = make(name, model, base)
-    for i in steps:
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(opt, STEPS)
+    for i in range(steps):
         form_batch(opt, model, *data(i, 24, DOUBLE))
+        if scheduled:
+            schedule.step()
     return weights(model), opt.last
 
 
@@ -69,12 +74,41 @@ def test_the_radius_is_rho_and_w_comes_back(world: int, tmp_path: Path) -> None:
 def test_sharded_checkpoints(world: int, tmp_path: Path) -> None:
     saved = run("shard_cases", "save_and_go_on", world, tmp_path / "saved")
     elsewhere = run("shard_cases", "resume_elsewhere", 1 if world == 2 else 3, tmp_path / "other")
-    for name in ("sam", "f-sam", "looksam"):
+    for name, form in SAVED:
+        key, expected = f"{name} {form}", alone(name, "adamw", 6)[0]
         for result in saved:
-            assert equal(result[name], result[f"{name} resumed"]), f"{name}: bit for bit"
-            assert close(result[name], alone(name, "adamw", range(6))[0])
+            assert equal(result[key], result[f"{key} resumed"]), f"{key}: bit for bit"
+            assert close(result[key], expected), key
         for result in elsewhere:
-            assert close(result[name], saved[0][name]), f"{name}: another number of ranks"
+            assert close(result[key], saved[0][key]), f"{key}: another number of ranks"
+
+
+def test_checkpoints_of_the_plain_base_load_into_it_and_back(tmp_path: Path) -> None:
+    kind, settings = BASES["adamw"]
+    model = network(3, DOUBLE, norm=False)
+    base = kind(model.parameters(), **settings)
+    trail = {}
+    for i in range(9):
+        closure = closure_for(base, model, *data(i, 24, DOUBLE))
+        if 3 <= i < 6:
+            sam_by_hand(base, closure, 0.3)
+        else:
+            base.step(closure)
+        trail[i] = weights(model)
+    for result in run("shard_cases", "plain_and_back", 2, tmp_path):
+        assert "rho" in result["strict"], "a strict load raises"
+        assert result["rho"] == 0.3
+        assert close(result["into sam"], trail[5])
+        assert close(result["back"], trail[8])
+
+
+def test_micro_batches_exchange_once_a_pass(tmp_path: Path) -> None:
+    expected, _ = alone("sam", scheduled=True)
+    assert not close(expected, alone("sam")[0])
+    for result in run("shard_cases", "micro_batches", 2, tmp_path):
+        for form in THREE:
+            assert close(result[form], expected), form
+            assert result[f"{form} reductions"] == 2 * STEPS * 2, "two layers with parameters"
 
 
 def test_one_shard_overflows_and_all_skip(tmp_path: Path) -> None:
@@ -98,7 +132,8 @@ def test_local_is_refused(tmp_path: Path) -> None:
 def test_tensor_parallel_is_one_process(world: int, tmp_path: Path) -> None:
     for result in run("shard_cases", "tensor_parallel", world, tmp_path):
         for name in NAMES:
-            assert close(result[name], alone(name)[0]), name
+            for form in THREE:
+                assert close(result[f"{name} {form}"], alone(name)[0]), (name, form)
 
 
 @pytest.mark.slow
@@ -112,6 +147,6 @@ def test_two_dimensional_meshes(tmp_path: Path) -> None:
 def test_a_pipeline_of_two_stages(tmp_path: Path) -> None:
     first, second = run("shard_cases", "pipeline", 2, tmp_path)
     for name in NAMES:
-        for form in ("closure", "context"):
+        for form in THREE:
             found = first[f"{name} {form}"] + second[f"{name} {form}"]
             assert close(found, alone(name)[0]), (name, form)

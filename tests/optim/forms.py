@@ -100,3 +100,48 @@ def failing(form: str, opt: Any, fn: Any, batch: Any, perturbs: bool) -> None:
         else:
             opt.first_step(zero_grad=True)
             fn(x, y).mean().backward()
+
+
+THREE = ["closure", "context", "two-step"]
+"""The forms in which the passes are the caller's own."""
+
+
+def step_by(
+    form: str,
+    opt: Any,
+    closure: Callable[[], Tensor],
+    *,
+    scaler: Any = None,
+    at_end: Callable[[], object] | None = None,
+) -> None:
+    """One step whose every pass is `closure`.
+
+    Args:
+        form: one of `THREE`.
+        scaler: the gradient scaler that `closure` scales with; update() is left to the caller.
+        at_end: called between the last backward and the step, with unscaled gradients.
+    """
+    if form == "closure":
+        hook = opt.register_step_pre_hook(lambda *_: at_end()) if at_end else None
+        opt.step(closure, scaler=scaler)
+        if hook:
+            hook.remove()
+        return
+    closure()
+    two_step = form == "two-step" and opt.needs_perturbation
+    if two_step:
+        opt.first_step(scaler=scaler)
+        closure()
+    elif opt.needs_perturbation:
+        with opt.perturbed(scaler=scaler):
+            closure()
+    if at_end:
+        if scaler is not None:
+            scaler.unscale_(opt)
+        at_end()
+    if two_step:
+        opt.second_step(scaler=scaler)
+    elif scaler is not None:
+        scaler.step(opt)
+    else:
+        opt.step()

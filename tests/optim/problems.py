@@ -79,3 +79,36 @@ def equal(left: list[Tensor], right: list[Tensor]) -> bool:
 
 def norm(tensors: list[Tensor]) -> Tensor:
     return torch.sqrt(sum((t.double() ** 2).sum() for t in tensors))  # type: ignore[arg-type]
+
+
+def sam_by_hand(
+    base: torch.optim.Optimizer,
+    closure: Callable[[], object],
+    radius: float | Callable[[Tensor], float] = 0.3,
+    *,
+    second: Callable[[], object] | None = None,
+    at_end: Callable[[], object] | None = None,
+) -> None:
+    """Zero, gradient, w+ε, gradient, w, base step: one tensor at a time, in plain torch.
+
+    Args:
+        base: takes the step at w.
+        closure: zero_grad, forward, backward.
+        radius: ρ, or ρ of a parameter.
+        second: what runs at w+ε, if not `closure`.
+        at_end: called at w, before the base step.
+    """
+    closure()
+    moved = [p for group in base.param_groups for p in group["params"] if p.grad is not None]
+    length = torch.sqrt(sum((p.grad**2).sum() for p in moved))  # type: ignore[arg-type]
+    kept = [p.detach().clone() for p in moved]
+    with torch.no_grad():
+        for p in moved:
+            p += (radius(p) if callable(radius) else radius) * p.grad / (length + 1e-12)
+    (second or closure)()
+    with torch.no_grad():
+        for p, old in zip(moved, kept, strict=True):
+            p.copy_(old)
+    if at_end:
+        at_end()
+    base.step()

@@ -66,7 +66,6 @@ FORMS: dict[str, Callable[..., None]] = {
     "two-step": by_two_steps,
     "batch": by_batch,
 }
-THREE = ["closure", "context", "two-step"]
 
 
 def mean_loss(model: nn.Module) -> Loss:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
 import torch
-from forms import TWO_PASS, make
+from forms import FORMS, TWO_PASS, make
 from problems import data, equal, losses, network, weights
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -172,23 +173,35 @@ class Checkpointed(nn.Module):
         return self.tail(middle)  # type: ignore[no-any-return]
 
 
-@pytest.mark.parametrize("replay", [False, True])
-def test_activation_checkpointing(replay: bool) -> None:
+@pytest.mark.parametrize(
+    ("form", "replay"),
+    [(form, False) for form in FORMS] + [("closure", True), ("batch", True)],
+)
+def test_activation_checkpointing(form: str, replay: bool) -> None:
     """Recomputation in backward happens at the weights of its own pass, with its own dropout.
 
     BatchNorm counts the recomputed forward of the first pass too, as in plain training.
     """
-    results = []
+    results, counts = [], []
     for recompute in (False, True):
         model = Checkpointed(recompute)
         opt = SAM(
             model.parameters(), torch.optim.SGD, rho=0.3, lr=0.1, model=model, replay_rng=replay
         )
+        plain = copy.deepcopy(model)  # of the weights before every step, without SAM
         torch.manual_seed(7)
         for i in range(4):
-            opt.step(loss_fn=losses(model), batch=data(i, dtype=DOUBLE))
+            x, y = data(i, dtype=DOUBLE)
+            plain.load_state_dict(model.state_dict())
+            state = torch.get_rng_state()
+            losses(plain)(x, y).mean().backward()
+            torch.set_rng_state(state)
+            FORMS[form](opt, model, x, y)
+            assert equal(list(model.buffers()), list(plain.buffers()))
         results.append(weights(model))
+        counts.append(int(model.head[1].num_batches_tracked))
     assert equal(*results)
+    assert counts == [4, 8]
 
 
 @pytest.mark.parametrize("divided", [False, True])

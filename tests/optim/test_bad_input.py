@@ -118,3 +118,12 @@ def test_loss_terms_need_the_losses() -> None:
     opt = SAM(model.parameters(), SGD, lr=0.1, loss_terms=[lambda v, b, p: v])
     with pytest.raises(RuntimeError, match="loss terms"):
         opt.step(lambda: losses(model)(x, y).mean())
+
+
+@pytest.mark.parametrize("kind", [FSAM, LookSAM])
+def test_an_epsilon_per_device_in_methods_that_keep_the_gradient(kind: Any) -> None:
+    """The gradient that they remember would differ between devices."""
+    p = list(network().parameters())
+    refused(
+        "uses the gradient at w for ε alone", lambda: kind(p, SGD, lr=0.1, perturbation="local")
+    )

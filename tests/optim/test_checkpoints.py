@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from forms import FORMS, THREE, TWO_PASS
 from problems import closure_for, data, equal, losses, network, weights
 from torch import nn
 
@@ -56,6 +57,34 @@ def test_resume_is_never_having_stopped(name: str, stop: int, base: int) -> None
     assert equal(weights(model), weights(other))
     assert resumed.state is resumed.base_optimizer.state
     assert resumed.param_groups is resumed.base_optimizer.param_groups
+
+
+@pytest.mark.parametrize("base", [0, 1])
+@pytest.mark.parametrize("form", THREE)
+@pytest.mark.parametrize("name", TWO_PASS)
+def test_resume_is_never_having_stopped_in_every_form(name: str, form: str, base: int) -> None:
+    """Weights, buffers and a schedule; stopped between two full steps of LookSAM too."""
+    model = network(3)
+    opt = make(name, model, base)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(opt, 8)
+    for i in range(8):
+        if i == 4:
+            parts: dict[str, Any] = {"model": model, "opt": opt, "schedule": schedule}
+            saved = through_a_file({key: part.state_dict() for key, part in parts.items()})
+        FORMS[form](opt, model, *data(i))
+        schedule.step()
+
+    other = network(9)
+    resumed = make(name, other, base)
+    again = torch.optim.lr_scheduler.CosineAnnealingLR(resumed, 8)
+    parts = {"model": other, "opt": resumed, "schedule": again}
+    for key, part in parts.items():
+        part.load_state_dict(saved[key])
+    for i in range(4, 8):
+        FORMS[form](resumed, other, *data(i))
+        again.step()
+    assert equal(weights(model), weights(other))
+    assert equal(list(model.buffers()), list(other.buffers()))
 
 
 @pytest.mark.parametrize("base", [0, 1])

@@ -7,13 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from forms import (
-    BASES,
-    FORMS,
-    make,
-)
+from forms import BASES, FORMS, OWN, TWO_PASS, make
 from problems import data, equal, network, weights
 from torch import Tensor, nn
+
+from lowland.optim import METHODS
 
 
 def test_the_base_steps_at_w_and_hooks_fire_once() -> None:
@@ -143,3 +141,23 @@ def test_a_schedule_scales_the_radius_and_resumes() -> None:
     broken = make("sam", model, schedule=lambda step: float("nan"))
     with pytest.raises(ValueError, match="schedule gave nan"):
         FORMS["closure"](broken, model, *data(0))
+
+
+@pytest.mark.parametrize("base", BASES)
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("name", [name for name in TWO_PASS if name != "sam-on"])
+def test_several_groups_of_the_same_settings_are_one(name: str, form: str, base: str) -> None:
+    """Norms and inner products are over all groups together, in LookSAM's reuse too."""
+    model, twin = network(3), network(3)
+    one = make(name, twin, base, rho=0.3)
+    kind, settings = BASES[base]
+    groups = [list(model[i].parameters()) for i in (0, 1, 3)]  # type: ignore[index]
+    several = METHODS[name](
+        [{"params": group} for group in groups], kind, rho=0.3, model=model,
+        **{**settings, **OWN.get(name, {})},
+    )  # fmt: skip
+    for i in range(7):
+        FORMS[form](several, model, *data(i))
+        FORMS[form](one, twin, *data(i))
+        assert equal(weights(model), weights(twin)), i
+    assert len(several.param_groups) == 3

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from forms import FORMS, OWN
+from forms import FORMS, OWN, THREE, step_by
 from problems import closure_for, data, equal, losses, network, weights
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -160,8 +160,9 @@ def test_gradient_scaler_on_a_gpu_without_synchronisation() -> None:
 
 
 @CUDA
+@pytest.mark.parametrize("form", THREE)
 @pytest.mark.parametrize("base", [torch.optim.SGD, torch.optim.Adam])
-def test_a_captured_step_replays(base: Any) -> None:
+def test_a_captured_step_replays(base: Any, form: str) -> None:
     """A CUDA graph of the whole step, both passes and the base step, equals eager steps."""
     options = {"fused": True} if base is torch.optim.SGD else {"fused": True, "capturable": True}
     nets = [network(3).cuda(), network(3).cuda()]
@@ -173,18 +174,18 @@ def test_a_captured_step_replays(base: Any) -> None:
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
         for _ in range(3):
-            opts[0].step(closure_for(opts[0], nets[0], x, y))
+            step_by(form, opts[0], closure_for(opts[0], nets[0], x, y))
     torch.cuda.current_stream().wait_stream(side)
     for _ in range(3):
-        opts[1].step(closure_for(opts[1], nets[1], x, y))
+        step_by(form, opts[1], closure_for(opts[1], nets[1], x, y))
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        opts[0].step(closure_for(opts[0], nets[0], x, y))
+        step_by(form, opts[0], closure_for(opts[0], nets[0], x, y))
     for i in range(4):
         new_x, new_y = moved(i)
         x.copy_(new_x)
         y.copy_(new_y)
         graph.replay()
-        opts[1].step(closure_for(opts[1], nets[1], new_x, new_y))
+        step_by(form, opts[1], closure_for(opts[1], nets[1], new_x, new_y))
     for a, b in zip(weights(nets[0]), weights(nets[1]), strict=True):
         torch.testing.assert_close(a, b)

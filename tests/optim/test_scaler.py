@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
 import torch
-from forms import OWN, TWO_PASS, form_context, make
+from forms import OWN, THREE, TWO_PASS, form_context, make, step_by
 from problems import data, equal, losses, network, weights
-from scaled import FORMS, THREE, by_context, mean_loss, scaler
+from scaled import FORMS, by_context, mean_loss, scaler
 from torch import Tensor, nn
 from torch.amp import GradScaler
 
@@ -157,27 +158,38 @@ def test_micro_batches_each_with_an_epsilon(divided: bool) -> None:
     assert equal(weights(model), weights(twin))
 
 
-def test_two_optimizers_share_a_scaler() -> None:
-    """As in adversarial training: each steps once between two updates."""
+@pytest.mark.parametrize("form", THREE)
+@pytest.mark.parametrize("fails", [None, 0, 1])
+def test_two_optimizers_share_a_scaler(form: str, fails: int | None) -> None:
+    """As in adversarial training: each steps once between two updates. Where one overflows, it
+    alone skips, and the scale backs off once."""
     models, twins = [network(1), network(2)], [network(1), network(2)]
     ours = [make("sam", m) for m in models]
     plain = [make("sam", m) for m in twins]
     grad_scaler = scaler()
     for i in range(3):
-        for opt, model in zip(ours, models, strict=True):
+        for j, (opt, model) in enumerate(zip(ours, models, strict=True)):
+            bad = i == 1 and j == fails
+            loss = Overflow(model, {1} if bad else set())
 
-            def closure(opt: Any = opt, model: nn.Module = model, i: int = i) -> Tensor:
+            def closure(opt: Any = opt, loss: Any = loss, i: int = i) -> Tensor:
                 opt.zero_grad()
-                loss = mean_loss(model)(*data(i))
-                grad_scaler.scale(loss).backward()
-                return loss
+                value: Tensor = loss(*data(i))
+                grad_scaler.scale(value).backward()
+                return value
 
-            opt.step(closure, scaler=grad_scaler)
+            with pytest.warns(RuntimeWarning, match="not finite") if bad else nullcontext():
+                step_by(form, opt, closure, scaler=grad_scaler)
         grad_scaler.update()
-        for opt, model in zip(plain, twins, strict=True):
-            form_context(opt, model, *data(i))
-    for model, twin in zip(models, twins, strict=True):
-        assert equal(weights(model), weights(twin))
+        for j, (opt, model) in enumerate(zip(plain, twins, strict=True)):
+            if not (i == 1 and j == fails):
+                form_context(opt, model, *data(i))
+            else:
+                model(data(i)[0])  # the first pass has been: its running statistics count
+        for model, twin in zip(models, twins, strict=True):
+            assert equal(weights(model), weights(twin)), i
+            assert equal(list(model.buffers()), list(twin.buffers())), i
+    assert grad_scaler.get_scale() == 2.0 ** (12 if fails is None else 11)
 
 
 @pytest.mark.parametrize("form", FORMS)

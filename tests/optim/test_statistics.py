@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 import torch._dynamo
-from forms import FORMS
-from problems import closure_for, data, equal, losses, network, weights
+from forms import FORMS, THREE, step_by
+from problems import closure_for, data, equal, losses, network, sam_by_hand, weights
 from torch import Tensor, nn
 
 from lowland.optim import SAM
@@ -210,3 +210,36 @@ def test_a_class_with_a_running_mean_is_a_normalization_layer(given: bool) -> No
         opt.step(closure_for(opt, model, x, y))
         expected += 0.1 * x.mean(0)
     torch.testing.assert_close(model[0].running_mean, expected)
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["model=", "hooks"])
+@pytest.mark.parametrize("form", THREE)
+@pytest.mark.parametrize("policy", ["frozen", "update", "eval"])
+def test_every_policy_in_every_form_is_that_by_hand(policy: str, form: str, known: bool) -> None:
+    """Weights and running statistics, against BatchNorm treated by hand in the second pass."""
+    model, twin = network(3, torch.float64), network(3, torch.float64)
+    norm: Any = twin[1]  # type: ignore[index]
+    opt = sam(model, known, bn_second=policy)
+    base = torch.optim.SGD(twin.parameters(), lr=0.1)
+    for i in range(4):
+        step_by(form, opt, closure_for(opt, model, *data(i, dtype=torch.float64)))
+        first = closure_for(base, twin, *data(i, dtype=torch.float64))
+
+        def second(first: Any = first) -> None:
+            before = [b.clone() for b in twin.buffers()]
+            norm.train(policy != "eval")
+            first()
+            norm.train()
+            if policy == "frozen":
+                for b, old in zip(twin.buffers(), before, strict=True):
+                    b.copy_(old)
+
+        sam_by_hand(base, first, second=second)
+        assert model[1].training  # type: ignore[index]
+    for pair in (
+        zip(weights(model), weights(twin), strict=True),
+        zip(model.buffers(), twin.buffers(), strict=True),
+    ):
+        for a, b in pair:
+            torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-12)
+    assert int(norm.num_batches_tracked) == (8 if policy == "update" else 4)
