@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -31,8 +31,9 @@ def backward(opt: Any, model: nn.Module, scaler: GradScaler | None = None) -> Te
     return loss
 
 
+@pytest.mark.parametrize("again", range(10))  # ids of what the scaler knows are used again
 @pytest.mark.parametrize("form", ["closure", "context"])
-def test_a_pass_that_fails_under_a_scaler_costs_one_step(form: str) -> None:
+def test_a_pass_that_fails_under_a_scaler_costs_one_step(form: str, again: int) -> None:
     """The loop catches it and goes on without an update, as it may without SAM."""
     ends = []
     for fails in (False, True):
@@ -224,6 +225,15 @@ class TestOverflowThatTheHostHasNotSeen:
 
 
 class TestLayersOutsideTheModel:
+    @pytest.fixture(autouse=True)
+    def _nothing_compiled(self) -> Iterator[None]:
+        """Where graphs have been compiled nobody looks for layers."""
+        torch.compiler.reset()
+        torch._dynamo.utils.counters.clear()
+        yield
+        torch.compiler.reset()
+        torch._dynamo.utils.counters.clear()
+
     @staticmethod
     def pair() -> tuple[nn.Module, nn.Module, SAM]:
         own, other = network(0), network(1, norm=True)
@@ -262,8 +272,6 @@ class TestLayersOutsideTheModel:
         assert self.batches(other) == 1
 
     def test_a_compiled_function_without_a_model_is_a_warning(self) -> None:
-        torch.compiler.reset()
-        torch._dynamo.utils.counters.clear()
         model = network(0, norm=True)
         opt = SAM(model.parameters(), SGD, lr=0.1, rho=0.1)
         compiled = torch.compile(lambda: loss_of(model), backend="aot_eager")
@@ -276,8 +284,6 @@ class TestLayersOutsideTheModel:
 
         with pytest.warns(RuntimeWarning, match="no module was seen running"):
             opt.step(closure)
-        torch.compiler.reset()
-        torch._dynamo.utils.counters.clear()
 
 
 def test_no_reference_to_a_gradient_stays(monkeypatch: pytest.MonkeyPatch) -> None:

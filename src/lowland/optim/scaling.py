@@ -65,8 +65,8 @@ class LossScale:
     def begin(self) -> None:
         """A new step."""
         if not self._ended:
-            self._aside += self._views[: self._used]
-            del self._views[: self._used]
+            self._aside += self._views
+            self._views = []
         self._used, self._ended = 0, False
 
     def end(self) -> None:
