@@ -225,6 +225,7 @@ class Engine:
     ) -> Evaluation:
         away = request.at is not None
         exchange = not (request.ascent and self.devices.replicas.local)
+        self._standing = None
         clear(self.groups)
         if not returned:
             self.foreign.plant()
@@ -268,6 +269,10 @@ class Engine:
             raise RuntimeError(f"{whose} made no gradients: call backward() on the loss")
         self._standing = gradient
         return gradient
+
+    def release(self) -> None:
+        """Let go of the gradients that stood in ``.grad``."""
+        self._standing = None
 
     def depart(self, move: Move) -> None:
         """To w+ε. The directions are let go, so that their memory serves the second pass."""

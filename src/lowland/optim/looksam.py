@@ -57,9 +57,11 @@ def sharpness_part(g: Gradient, g_perturbed: Gradient, step: Step) -> Gradient:
     after = both.like([t.to(wide_dtype(t.dtype)) for t in both.tensors])
     square = step.inner(before, before)
     share = step.inner(before, after) / square.clamp_min(torch.finfo(square.dtype).tiny)
-    part = torch._foreach_sub(after.tensors, torch._foreach_mul(before.tensors, share))
+    part = list(torch._foreach_mul(before.tensors, -share))
+    torch._foreach_add_(part, after.tensors)
     keep = (step.norm(both.like(part)) >= RELATIVE_GUARD * square.sqrt()).to(square.dtype)
-    return both.like(torch._foreach_mul(part, keep))
+    torch._foreach_mul_(part, keep)
+    return both.like(part)
 
 
 def reused(g: Gradient, step: Step) -> Gradient:

@@ -35,6 +35,7 @@ class PerShard:
             at = step.perturb((yield Evaluate(part=part, ascent=True)))
             second = yield Evaluate(at=at, part=part)
             mean.add(second.gradient, second.examples)
+            del second  # or its gradient would live through the next shard's passes
         yield Update(mean.value(final=True))
 
     @staticmethod

@@ -210,6 +210,7 @@ class UserPasses:
         if current.settings.scaling is not None:
             current.settings.scaling.check_scaled()
         mean.add(self.engine.standing("the perturbed pass"), current.settings.examples)
+        self.engine.release()
         clear(groups)
         if last:
             put(mean.value(final=True), groups)
