@@ -28,9 +28,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from lowland import FSAM, SAM, LookSAM
-from lowland.core.files import write_json
-from lowland.core.provenance import provenance
 from lowland.models import create as create_model
+from rounds import save
 
 Step = Callable[[], Any]
 
@@ -246,14 +245,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    results = {}
+    results, tables = {}, []
     for network, build in {"ResNet": resnet, "transformer": transformer, "MLP": mlp}.items():
         result = measure(build, options.rounds, options.seed)
-        print(table(network, result), flush=True)
+        tables.append(table(network, result))
+        print(tables[-1], flush=True)
         results[network] = {k: v for k, v in result.items() if k != "times"}
         results[network]["methods"] = summary(result["times"])
-    if options.out:
-        write_json(options.out, {"results": results, "rounds": options.rounds, **provenance()})
+    save(options.out, "\n".join(tables), {"results": results, "rounds": options.rounds})
 
 
 if __name__ == "__main__":
