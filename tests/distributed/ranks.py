@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from problems import equal
 
 HERE = Path(__file__).parent
 PATHS = [HERE, HERE.parent / "optim", HERE.parents[1] / "src"]
@@ -65,3 +66,20 @@ def run(module: str, function: str, world: int, folder: Path, seconds: float = 1
 
 def result(folder: Path, rank: int) -> Any:
     return torch.load(folder / f"result-{rank}.pt", weights_only=False)
+
+
+def all_skipped_the_second(results: list[dict[str, Any]]) -> None:
+    """Every rank skipped the second of three steps, and its scaler has backed off once.
+
+    Args:
+        results: of each rank: name → (weights after each step, scale, skipped steps); a name with
+            "True" in it has a scaler, which began at 1024.
+    """
+    for key, (trail, scale, skipped) in results[0].items():
+        for other in results:
+            assert all(equal(a, b) for a, b in zip(trail, other[key][0], strict=True)), key
+            assert other[key][1:] == (scale, skipped), key
+        assert skipped == 1, key
+        assert equal(trail[0], trail[1]), key
+        assert not equal(trail[1], trail[2]), key
+        assert scale == (512.0 if "True" in key else 1.0), key

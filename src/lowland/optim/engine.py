@@ -271,7 +271,7 @@ class Engine:
         return gradient
 
     def release(self) -> None:
-        """Let go of the gradients that stood in ``.grad``."""
+        """Let go of what stood in ``.grad``."""
         self._standing = None
 
     def depart(self, move: Move) -> None:
