@@ -212,3 +212,17 @@ def test_over_an_instance_with_state_it_goes_on_from_there() -> None:
     opt.step(closure_for(opt, model, *data(1)))
     other.step(closure_for(other, twin, *data(1)))
     assert equal(weights(model), weights(twin))
+
+
+def test_what_was_frozen_on_the_way_does_not_change_the_rounding() -> None:
+    """A copy or a resumed run has not seen the layers that moved before."""
+    model, ends = network(3), []
+    opt = SAM(model.parameters(), torch.optim.SGD, lr=0.1, rho=0.3, momentum=0.9)
+    go(opt, model, range(2))
+    model[0].requires_grad_(False)  # type: ignore[index]
+    opt.zero_grad()
+    twin, copied = copy.deepcopy((model, opt))
+    for which, optimizer in ((model, opt), (twin, copied)):
+        go(optimizer, which, range(2, 12))
+        ends.append(weights(which))
+    assert equal(*ends)

@@ -40,8 +40,11 @@ class Displacement:
         """Number of elements in the buffers."""
         return sum(flat.numel() for flat in self._store.flat)
 
-    def norm(self, params: list[Tensor], tensors: list[Tensor]) -> Tensor:
+    def norm(self, params: list[Tensor], tensors: list[Tensor], *, all_move: bool = True) -> Tensor:
         """The joint Euclidean norm of `tensors`, shaped like `params`, which are about to move.
+
+        Which way it is summed must not depend on what moved in earlier steps, or a resumed run
+        would round differently: `all_move` says that these are all parameters that there are.
 
         Cost: one read, or for networks of many small tensors a copy and one read, which is several
         times faster there than a norm for each.
@@ -52,7 +55,7 @@ class Displacement:
         whole = len(params) == len(self._store.params)
         exact = all(wide_dtype(flat.dtype) == flat.dtype for flat in self._store.flat)
         small = self.elements < SMALL * len(params)
-        if self.displaced or not (whole and exact and small):
+        if self.displaced or not (all_move and whole and exact and small):
             return global_norm(tensors)
         torch._foreach_copy_(buffers, tensors)
         return combine_norms([torch.linalg.vector_norm(flat) for flat in self._store.flat])

@@ -229,7 +229,8 @@ class Step:
             return self._measure_shards(chosen, measured)
         try:
             weights = [w for part in chosen for w in part.weights]
-            return self._engine.displacement.norm(weights, joint), None
+            every = len(weights) == len(self._engine.devices.params)
+            return self._engine.displacement.norm(weights, joint, all_move=every), None
         except RuntimeError:
             if any(t.layout is not torch.strided for t in joint):
                 raise RuntimeError(SPARSE) from None
