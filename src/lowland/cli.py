@@ -161,6 +161,12 @@ def study(
 
 
 @app.command()
+def methods() -> Job:
+    """List the sharpness-aware methods: source, passes, memory, what each needs."""
+    return _methods
+
+
+@app.command()
 def report(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a study.")],
 ) -> Job:
@@ -253,6 +259,25 @@ def _list() -> int:
     from lowland.report import terminal
 
     terminal.show_studies([study.describe() for study in studies.STUDIES.values()], Console())
+    return 0
+
+
+def _methods() -> int:
+    from lowland.optim import METHODS
+    from lowland.report import terminal
+
+    rows = [
+        {
+            "name": m.name,
+            "kind": m.kind,
+            "source": m.source,
+            "passes": m.passes,
+            "extra memory": m.memory,
+            "needs": m.needs,
+        }
+        for m in METHODS.values()
+    ]
+    terminal.show_methods(rows, Console())
     return 0
 
 

@@ -24,20 +24,20 @@ def wide_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float32 if dtype in HALF else dtype
 
 
-def tensor_norms(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """The Euclidean norm of each tensor, accumulated in float32 at least.
+def tensor_norms(tensors: Sequence[Tensor], order: float = 2.0) -> list[Tensor]:
+    """The norm of each tensor, Euclidean or of another order, accumulated in float32 at least.
 
     Half-precision tensors would overflow in their own type (a float16 norm is infinite from 65504
     on), so their norms are float32.
     """
     tensors = list(tensors)
     if any(t.dtype in HALF for t in tensors):
-        return [torch.linalg.vector_norm(t, dtype=wide_dtype(t.dtype)) for t in tensors]
-    return list(torch._foreach_norm(tensors))
+        return [torch.linalg.vector_norm(t, order, dtype=wide_dtype(t.dtype)) for t in tensors]
+    return list(torch._foreach_norm(tensors, order))
 
 
-def combine_norms(norms: Sequence[Tensor]) -> Tensor:
-    """√(Σ_l n_l²): the norm of everything, from the norm of each part (a 0-dim tensor)."""
+def combine_norms(norms: Sequence[Tensor], order: float = 2.0) -> Tensor:
+    """(Σ_l n_l^q)^(1/q): the norm of everything, from the norm of each part (a 0-dim tensor)."""
     if not norms:
         return torch.zeros(())
     first = norms[0]
@@ -45,19 +45,31 @@ def combine_norms(norms: Sequence[Tensor]) -> Tensor:
     if not same:
         wide = torch.float64 if any(n.dtype == torch.float64 for n in norms) else torch.float32
         norms = [n.to(first.device, wide) for n in norms]
-    total: Tensor = torch.linalg.vector_norm(torch.stack(list(norms)))
+    total: Tensor = torch.linalg.vector_norm(torch.stack(list(norms)), order)
     return total
 
 
-def global_norm(tensors: Sequence[Tensor]) -> Tensor:
-    """‖t‖ = √(Σ_l ‖t_l‖²) over all tensors together, as a 0-dim tensor.
+def global_norm(tensors: Sequence[Tensor], order: float = 2.0) -> Tensor:
+    """‖t‖ = (Σ_l ‖t_l‖^q)^(1/q) over all tensors together, q = 2 or `order`, as a 0-dim tensor.
 
     Accumulated in float32 at least. Cost: one read of the tensors.
 
     >>> global_norm([torch.tensor([3.0]), torch.tensor([[4.0]])])
     tensor(5.)
     """
-    return combine_norms(tensor_norms(tensors))
+    return combine_norms(tensor_norms(tensors, order), order)
+
+
+def centralized(tensor: Tensor) -> Tensor:
+    """The tensor less its mean over all axes but the first.
+
+    >>> centralized(torch.tensor([[1.0, 3.0], [5.0, 5.0]]))
+    tensor([[-1.,  1.],
+            [ 0.,  0.]])
+    """
+    wide = tensor.to(wide_dtype(tensor.dtype))
+    axes = tuple(range(1, tensor.ndim))
+    return (wide - wide.mean(axes, keepdim=True)).to(tensor.dtype)
 
 
 def inner_product(left: Sequence[Tensor], right: Sequence[Tensor]) -> Tensor:

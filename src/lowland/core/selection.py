@@ -54,3 +54,26 @@ def normalization_parameters(
             "name its classes, or select other parameters"
         )
     return list(found)
+
+
+def output_layer(model: nn.Module, name: str | None = None) -> nn.Linear:
+    """The linear layer that makes the outputs.
+
+    Args:
+        model: the network.
+        name: its name; None takes the last ``nn.Linear`` in the order of definition.
+
+    Raises:
+        InputError: there is none, or `name` is not one.
+    """
+    linear = {key: m for key, m in model.named_modules() if isinstance(m, nn.Linear)}
+    if not linear:
+        raise InputError(
+            f"{type(model).__name__} has no linear layer to take as its output layer: select "
+            "parameters by name instead"
+        )
+    if name is None:
+        return list(linear.values())[-1]
+    if name not in linear:
+        raise unknown("linear layer", name, linear)
+    return linear[name]

@@ -77,3 +77,11 @@ def split_groups(param: Tensor) -> tuple[Any, ...]:
     mesh = whole.device_mesh
     # not "is_shard": the strided shards of two-dimensional meshes do not call themselves so
     return tuple(mesh.get_group(i) for i, p in enumerate(whole.placements) if not p.is_replicate())
+
+
+def rows_are_whole(param: Tensor) -> bool:
+    """Whether this process has whole rows of `param`: it is not split, or along the first axis."""
+    if not is_sharded(param):
+        return True
+    whole: Any = param
+    return all(p.is_replicate() or getattr(p, "dim", None) == 0 for p in whole.placements)

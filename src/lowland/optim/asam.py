@@ -9,8 +9,12 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from lowland.optim.perturbation import Elementwise, Perturbation
+from lowland.core.errors import unknown
+from lowland.optim.metrics import Elementwise, Filterwise, Layerwise
+from lowland.optim.perturbation import Perturbation
 from lowland.optim.sharpness_aware import SharpnessAware
+
+KINDS = {"elementwise": Elementwise, "layerwise": Layerwise, "filterwise": Filterwise}
 
 
 class ASAM(SharpnessAware):
@@ -21,8 +25,13 @@ class ASAM(SharpnessAware):
     so that ‖T⁻¹ε‖ = ρ. With η = 0 and no biases, rescaling the layers of a ReLU network leaves the
     perturbed function as it is. T is taken from the unperturbed weights.
 
+    With p = ∞, ε = ρ·T·sign(g). T may also be one number for each layer, ‖w_l‖ + η, or for each
+    filter.
+
     Args:
         rho: 0.5 for CIFAR-10, 1.0 for CIFAR-100 in the paper.
+        norm: "elementwise", "layerwise" or "filterwise".
+        p: the norm that bounds T⁻¹ε, above 1.
         eta: η, which keeps weights near zero movable.
         scale_bias: scale all tensors by T. Otherwise names tell weights from biases: pass
             ``model=`` or ``model.named_parameters()``. Without names all are scaled, with a
@@ -30,7 +39,7 @@ class ASAM(SharpnessAware):
         perturbation: "global" or "local", as for `SAM`.
         **options: everything that `SharpnessAware` takes, and the base optimizer's arguments.
 
-    Cost: 2 passes; one copy of the parameters, and three more while ε is built.
+    Cost: 2 passes; one copy of the parameters, one more while ε is built.
     """
 
     def __init__(
@@ -39,6 +48,8 @@ class ASAM(SharpnessAware):
         base: type[Optimizer] | Optimizer | None = None,
         *,
         rho: float = 0.5,
+        norm: str = "elementwise",
+        p: float = 2.0,
         eta: float = 0.01,
         scale_bias: bool = False,
         model: nn.Module | None = None,
@@ -47,7 +58,9 @@ class ASAM(SharpnessAware):
     ) -> None:
         params = list(params)
         unscaled = () if scale_bias else _biases(params, model)
-        metric = Elementwise(eta=eta, unscaled=unscaled)
+        if norm not in KINDS:
+            raise unknown("norm", norm, KINDS)
+        metric = KINDS[norm](p=p, eta=eta, unscaled=unscaled)
         rule = Perturbation(metric=metric, across=perturbation)
         super().__init__(params, base, rho=rho, model=model, perturbation=rule, **options)
 

@@ -8,7 +8,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from lowland.optim.checks import check_group
-from lowland.optim.engine import OWN, Engine
+from lowland.optim.descent import OWN
+from lowland.optim.engine import Engine
 from lowland.optim.gradient import collect
 from lowland.optim.plan import Evaluate, Evaluation
 
@@ -40,13 +41,22 @@ def load_state(optimizer: Optimizer, engine: Engine, state_dict: dict[str, Any])
     ids = [i for group in groups for i in group["params"]]
     params = [p for group in optimizer.param_groups for p in group["params"]]
     engine.has_slots = False
+    if getattr(base, "keeps_types", False):
+        for i, p in zip(ids, params, strict=True):
+            optimizer.state[p].update(_moved(plain.get(i, {}), p))
     if groups and not groups[0].get("sam_step"):
         return  # no step had been taken: what is ours are slots that nothing has filled
     for i, p in zip(ids, params, strict=True):
-        for key, value in own.get(i, {}).items():
-            moved = value.to(p.device, copy=True) if isinstance(value, Tensor) else value
-            optimizer.state[p][key] = moved
-            engine.owns_state = True
+        optimizer.state[p].update(_moved(own.get(i, {}), p))
+        engine.owns_state = engine.owns_state or i in own
+
+
+def _moved(slot: dict[str, Any], param: Tensor) -> dict[str, Any]:
+    """Copies on the device of the parameter, in the types that they were saved in."""
+    return {
+        key: value.to(param.device, copy=True) if isinstance(value, Tensor) else value
+        for key, value in slot.items()
+    }
 
 
 def make_slots(engine: Engine) -> None:

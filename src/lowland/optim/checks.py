@@ -23,6 +23,15 @@ def check_whole(name: str, value: Any, *, least: int) -> None:
         raise InputError(f"{name} is {value!r}: give a whole number, at least {least}")
 
 
+def check_mode(who: str, options: Mapping[str, Any]) -> None:
+    """Refuse ``bn_second="eval"`` where losses at w and beside it are compared."""
+    if options.get("bn_second") == "eval":
+        raise InputError(
+            f"{who} compares losses at w and beside it, which bn_second='eval' computes in two "
+            "modes: use 'frozen' or 'update'"
+        )
+
+
 def check_group(group: Mapping[str, Any]) -> None:
     """Say what is wrong with the hyperparameters of a parameter group.
 

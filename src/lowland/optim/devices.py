@@ -91,6 +91,14 @@ class Devices:
             raise InputError(RAGGED.format(-ends[3], ends[2]))
         return 1.0
 
+    def average(self, values: Tensor, weight: float) -> Tensor:
+        """The weighted mean over replicas that average their gradients."""
+        if not self.replicas.modules:
+            return values
+        sums = torch.cat([values * weight, values.new_tensor([weight])])
+        dist.all_reduce(sums, group=self.replicas.modules[0].process_group)
+        return sums[:-1] / sums[-1]
+
     @property
     def together(self) -> bool:
         """Whether what one process finds in its gradients, all of them find by themselves."""

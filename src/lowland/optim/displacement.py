@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,8 +13,31 @@ from torch import Tensor
 from lowland.core.perturbation import combine_norms, global_norm, wide_dtype
 
 Scale = float | Tensor
-Move = list[tuple[list[Tensor], list[Tensor], Scale]]
-"""(parameters, directions d, scale s) per group: where ε = s·d."""
+
+
+@dataclass
+class Shift:
+    """ε = s·d on one group: from measured tensors to directions d when the move is made.
+
+    Attributes:
+        weights: the tensors that move.
+        directions: d, or what `finish` makes d of.
+        scale: s, one number or one for each tensor.
+        finish: makes d at w, once.
+    """
+
+    weights: list[Tensor]
+    directions: list[Tensor]
+    scale: Scale | list[Scale]
+    finish: Callable[[list[Tensor]], list[Tensor]] | None = None
+
+    def take(self) -> list[Tensor]:
+        """d; nothing is held on to."""
+        directions, self.directions = self.directions, []
+        return directions if self.finish is None else self.finish(directions)
+
+
+Move = list[Shift]
 
 SMALL = 16_384
 """Mean number of elements per tensor below which one norm over a flat copy beats many norms."""
@@ -34,6 +59,7 @@ class Displacement:
         self._store = _Store([])
         self._moved: list[Tensor] = []
         self._saved: list[Tensor] = []
+        self.checked = False  # `norm` has looked at the parameters of the coming move
 
     @property
     def elements(self) -> int:
@@ -52,6 +78,7 @@ class Displacement:
         if not params:
             return torch.zeros(())
         buffers = self._buffers(params)
+        self.checked = True
         whole = len(params) == len(self._store.params)
         exact = all(wide_dtype(flat.dtype) == flat.dtype for flat in self._store.flat)
         small = self.elements < SMALL * len(params)
@@ -61,24 +88,33 @@ class Displacement:
         return combine_norms([torch.linalg.vector_norm(flat) for flat in self._store.flat])
 
     def go(self, moves: Move) -> None:
-        """w ← w + s·d for every (parameters, directions d, scale s); w is copied away first."""
+        """w ← w + s·d for every shift; w is copied away first."""
         if not moves:
             return
-        moved = [p for params, _, _ in moves for p in params]
-        saved = self._buffers(moved, checked=True)
+        moved = [p for shift in moves for p in shift.weights]
+        saved = self._buffers(moved, checked=self.checked)
+        self.checked = False
         torch._foreach_copy_(saved, moved)
         self._moved, self._saved = moved, saved
         self.displaced = True
+        made = [shift.take() for shift in moves]  # at w: metrics look at the weights
+        for shift, directions in zip(moves, made, strict=True):
+            self._add(shift.weights, directions, shift.scale)
+
+    def _add(self, weights: list[Tensor], directions: list[Tensor], scale: Any) -> None:
+        unseen = isinstance(scale, Tensor) or (
+            isinstance(scale, list) and any(isinstance(s, Tensor) for s in scale)
+        )
         narrow = any(flat.dtype == torch.float16 for flat in self._store.flat)
-        for params, directions, scale in moves:
-            if isinstance(scale, Tensor) or narrow:
-                # float16 has no room for a scale like ρ/‖g‖: the product is formed in float32
-                wide = [d.to(wide_dtype(d.dtype)) for d in directions]
-                unseen = isinstance(scale, Tensor)
-                product = _contained(wide, scale) if unseen else torch._foreach_mul(wide, scale)
-                torch._foreach_add_(params, product)
-            else:
-                torch._foreach_add_(params, directions, alpha=scale)
+        if not (unseen or narrow or isinstance(scale, list)):
+            torch._foreach_add_(weights, directions, alpha=scale)
+            return
+        # float16 has no room for a scale like ρ/‖g‖: the product is formed in float32
+        wide = [d.to(wide_dtype(d.dtype)) for d in directions]
+        if isinstance(scale, list):
+            wide, scale = [d * s for d, s in zip(wide, scale, strict=True)], 1.0
+        product = contained(wide, scale) if unseen else torch._foreach_mul(wide, scale)
+        torch._foreach_add_(weights, product)
 
     def come_back(self) -> None:
         """Put w back, bit for bit. Safe to call at any time and any number of times."""
@@ -107,7 +143,7 @@ class Displacement:
         return Displacement().__dict__
 
 
-def _contained(tensors: list[Tensor], scale: Scale) -> list[Tensor]:
+def contained(tensors: list[Tensor], scale: Scale) -> list[Tensor]:
     """s·t, with 0 for what is not finite.
 
     The host has not looked at the scale. If the step is going to be skipped, the second pass runs

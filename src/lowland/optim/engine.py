@@ -21,6 +21,7 @@ from torch.optim import Optimizer
 from lowland.core.errors import InputError
 from lowland.core.perturbation import mark_non_finite
 from lowland.optim.checks import check_common, check_group
+from lowland.optim.descent import OWN, take_base_step
 from lowland.optim.devices import Devices
 from lowland.optim.displacement import Displacement, Move
 from lowland.optim.evaluators import (
@@ -28,17 +29,17 @@ from lowland.optim.evaluators import (
     ClosureEvaluator,
     ForeignGradients,
     NothingDoneError,
+    only,
 )
 from lowland.optim.gradient import Gradient, Group, Part, clear, collect, put
-from lowland.optim.perturbation import Everything, Perturbation, State
+from lowland.optim.perturbation import Perturbation
 from lowland.optim.plan import Evaluate, Evaluation, LossTerm, Plan, Program, Update, plain_step
 from lowland.optim.rng import GlobalRandomState
 from lowland.optim.scaling import LossScale, Scaling
+from lowland.optim.selections import Everything
 from lowland.optim.statistics import RunningStatistics
 from lowland.optim.step import Step, StepRecord
-
-OWN = "sam_"
-"""Prefix of everything of ours in the parameter groups and in the per-parameter state."""
+from lowland.optim.transforms import State
 
 LOCAL_GRADIENT = (
     "perturbation='local' needs a method that uses the gradient at w for ε alone, and this one "
@@ -103,7 +104,8 @@ class Engine:
 
     @property
     def keeps_gradient(self) -> bool:
-        return self.plan.keeps_gradient or self.perturbation.transform is not None
+        transform = self.perturbation.transform
+        return self.plan.keeps_gradient or (transform is not None and transform.remembers)
 
     @property
     def relative_guard(self) -> float:
@@ -168,7 +170,8 @@ class Engine:
         """Selections, radii and intervals, said to be wrong before training starts."""
         for group in self.groups:
             check_group(group)
-        check_common(self.groups, ("start", "end", "every", *self.plan.defaults))
+        shared = getattr(self.plan, "common", ())
+        check_common(self.groups, ("start", "end", "every", *self.plan.defaults, *shared))
         self.devices.meet([p for group in self.groups for p in group["params"]])
         if self.devices.replicas.local and self.keeps_gradient:
             raise InputError(LOCAL_GRADIENT)
@@ -231,18 +234,22 @@ class Engine:
             self.foreign.plant()
         try:
             if request.at is not None:
-                self.depart(request.at)
+                self.depart(request.at, watch=bool(returned) or step.count > 0)
+            elif request.frozen:
+                self.statistics.begin()
             if self.replay_rng:
-                self.random.replay() if away else self.random.record(self.device)
-            with torch.enable_grad(), self.devices.exchange(exchange):
-                loss, examples = evaluator(request.part, exchange)
+                again = returned and (away or request.again)
+                self.random.replay() if again else self.random.record(self.device)
+            with torch.enable_grad(), self.devices.exchange(exchange), only(request, self.groups):
+                outcome = evaluator(request, exchange)
+            loss = outcome.loss
             if loss is None:
                 self._refuse_none(first=not returned)
             if isinstance(loss, Tensor):
                 loss = loss.detach()  # lets go of the graph before the second pass builds its own
             if not returned:
                 self.foreign.after(loss)
-            if step.scaling is not None:
+            if step.scaling is not None and request.gradient:
                 step.scaling.unscale(self.groups)
         except BaseException:
             clear(self.groups)
@@ -254,8 +261,14 @@ class Engine:
                 self.come_back()
                 raise
         returned.append(loss)
-        (step.perturbed_loss if away else step.loss).add(loss, examples)
-        return Evaluation(self.standing("the closure or loss function"), loss, examples)
+        if request.gradient and request.data is None:
+            (step.perturbed_loss if away else step.loss).add(loss, outcome.examples)
+        found = Gradient([])
+        if request.gradient and request.only is not None:
+            found = collect(self.groups)  # which may be none of those in the loss
+        elif request.gradient:
+            found = self.standing("the closure or loss function")
+        return Evaluation(found, loss, outcome.examples, outcome.losses)
 
     def _refuse_none(self, first: bool) -> None:
         if first and self.last is not None and not collect(self.groups).parts:
@@ -274,11 +287,11 @@ class Engine:
         """Let go of what stood in ``.grad``."""
         self._standing = None
 
-    def depart(self, move: Move) -> None:
+    def depart(self, move: Move, *, watch: bool = True) -> None:
         """To w+ε. The directions are let go, so that their memory serves the second pass."""
         self._standing = None
         self.away = True
-        self.statistics.begin()
+        self.statistics.begin(watch=watch)
         if self.devices.shards.split:
             self.devices.gathered.release()
         self.displacement.go(move)
@@ -305,15 +318,19 @@ class Engine:
         if u is not self._standing:
             put(u, self.groups)
         self._standing = None
+        if request.drift is not None:
+            mark_non_finite(request.drift.tensors, step.found)
         if step.known_bad(u, host=not self.on_device):
             return self.skip(step)
         self._confirm(step, u)
         if self.on_device:
             self._report(step)
-        writes = step.new_state()
-        self._base_step(step)
+        writes, hypers = step.new_state(), step.new_hypers()
+        take_base_step(self, step, request.drift)
         for p, key, value in writes:
             self.state[p][key] = value
+        for group in self.groups if hypers else ():
+            group.update(hypers)
         self._count(skipped=step.found if self.on_device else 0)
         skipped = step.found > 0 if self.on_device else False
         self.last = step.record(skipped, self.groups[0]["sam_skipped"])
@@ -356,24 +373,6 @@ class Engine:
         for group in self.groups:
             group["sam_step"] += 1
             group["sam_skipped"] = group["sam_skipped"] + skipped
-
-    def _base_step(self, step: Step) -> None:
-        # Optimizers like Adam fill state[p] the first time they find it empty, so what is ours
-        # steps aside where the base has nothing yet.
-        aside = []
-        for slot in self.state.values() if self.owns_state else ():
-            if slot and all(str(key).startswith(OWN) for key in slot):
-                aside.append((slot, dict(slot)))
-                slot.clear()
-        if self.on_device:
-            self.base.found_inf, self.base.grad_scale = step.found, None  # type: ignore[attr-defined]
-        try:
-            self.base.step()
-        finally:
-            for slot, own in aside:
-                slot.update(own)
-            if self.on_device:
-                del self.base.found_inf, self.base.grad_scale  # type: ignore[attr-defined]
 
     def drop_own_state(self) -> None:
         """Forget what is ours in the per-parameter state."""

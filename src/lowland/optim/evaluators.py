@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,13 +15,14 @@ from lowland.core.errors import InputError
 from lowland.core.sharding import local, placed_like
 from lowland.optim.devices import Devices
 from lowland.optim.gradient import Group
-from lowland.optim.plan import LossTerm
+from lowland.optim.plan import ONE_BATCH, PER_EXAMPLE, Evaluate, LossTerm, Pass
 from lowland.optim.scaling import Scaling
 
 Closure = Callable[[], Any]
 LossFn = Callable[..., Tensor]
 Backward = Callable[[Tensor], Any]
 
+NO_DATA = "no batches to take the gradient of ε from: give at least one"
 FOUND_GRADIENTS = (
     "step(closure) found gradients that the closure did not make. The closure has to do it all; "
     "two lines change: put optimizer.zero_grad() first in the closure, and drop the backward() "
@@ -47,6 +50,35 @@ def does_nothing(closure: Closure, groups: Sequence[Group]) -> bool:
     return same and versions == [None if g is None else g._version for g in after]
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """Mean loss, number of examples, and their losses where they are known one by one."""
+
+    loss: Any
+    examples: int
+    losses: Tensor | None = None
+
+
+@contextlib.contextmanager
+def only(request: Evaluate, groups: Sequence[Group]) -> Iterator[None]:
+    """Gradients for the parameters that the request names, and for no others of the optimizer.
+
+    Parameters that the user has frozen stay so.
+    """
+    if request.only is None:
+        yield
+        return
+    wanted = set(request.only)
+    others = [p for group in groups for p in group["params"] if p.requires_grad and p not in wanted]
+    try:
+        for p in others:
+            p.requires_grad_(False)
+        yield
+    finally:
+        for p in others:
+            p.requires_grad_(True)
+
+
 class ClosureEvaluator:
     """torch's closure: zero_grad, forward, backward, return the loss."""
 
@@ -56,9 +88,9 @@ class ClosureEvaluator:
     def __init__(self, closure: Closure) -> None:
         self._closure = closure
 
-    def __call__(self, part: Any, exchange: bool = True) -> tuple[Any, int]:
-        """Run it; returns (loss, weight)."""
-        return self._closure(), 1
+    def __call__(self, request: Evaluate, exchange: bool = True) -> Outcome:
+        """Run it."""
+        return Outcome(self._closure(), 1)
 
 
 class BatchEvaluator:
@@ -71,6 +103,7 @@ class BatchEvaluator:
         backward: called with a mean loss to be differentiated.
         terms: loss terms, applied to the losses in this order.
         groups: parameter groups of the optimizer.
+        radius: ρ of this step, for loss terms.
         devices: who else has a share of the batch; gradients are exchanged once a pass.
     """
 
@@ -84,42 +117,78 @@ class BatchEvaluator:
         terms: Sequence[LossTerm],
         groups: Sequence[Group],
         devices: Devices,
+        radius: float = 0.0,
     ) -> None:
         if not batches:
             raise InputError("batches is empty: give at least one micro-batch")
+        if split and any(getattr(term, "whole_batch", False) for term in terms):
+            raise InputError(ONE_BATCH)
         self._loss_fn, self._batches, self._backward = loss_fn, batches, backward
         self._terms, self._groups, self._devices = terms, groups, devices
         self._sizes = [_examples(batch) for batch in batches]
         self.examples = sum(self._sizes)
         self.micro_batches = len(batches) if split else None
         self._factor: float | None = None
+        self.away, self.radius = False, radius
 
-    def __call__(self, part: slice | Tensor | int | None, exchange: bool = True) -> tuple[Any, int]:
-        """Run it; returns (mean loss, number of examples).
+    def __call__(self, request: Evaluate, exchange: bool = True) -> Outcome:
+        """Run it, and backward unless the request is for losses alone.
 
         With `exchange`, devices exchange gradients in the last of several micro-batches only.
         """
-        if part is None and len(self._batches) > 1:
-            return self._one_by_one(exchange)
-        if isinstance(part, int):
-            batch = self._batches[part]
+        self.away = request.at is not None
+        if request.data is not None:
+            return self._one_by_one(request, list(request.data), exchange)
+        if request.part is None and len(self._batches) > 1:
+            if request.weigh or request.choose:
+                raise InputError(ONE_BATCH)
+            return self._one_by_one(request, self._batches, exchange)
+        if isinstance(request.part, int):
+            batch = self._batches[request.part]
         else:
-            batch = self._batches[0]
+            batch, part = self._batches[0], request.part
             batch = batch if part is None else _take(batch, part, self.examples)
-        n = _examples(batch)
-        loss = self._mean_loss(batch, n)
-        self._differentiate(loss, self._share(exchange, splits=part is not None))
-        return loss, n
+        if request.choose is not None:
+            with torch.no_grad():
+                losses = _one_each(self._losses(batch, _examples(batch)), _examples(batch))
+                index = request.choose(losses)
+            outcome = self._run(request, _take(batch, index, _examples(batch)), exchange)
+            return Outcome(losses.mean(), outcome.examples, outcome.losses)  # of all examples
+        return self._run(request, batch, exchange)
 
-    def _one_by_one(self, exchange: bool) -> tuple[Any, int]:
+    def _run(self, request: Evaluate, batch: Any, exchange: bool) -> Outcome:
+        n = _examples(batch)
+        with torch.set_grad_enabled(request.gradient):
+            losses = self._losses(batch, n)
+            loss = losses.mean()
+        each = losses.detach() if losses.numel() == n and losses.ndim == 1 else None
+        if request.gradient and (losses.requires_grad or request.only is None):
+            wanted = loss
+            if request.weigh is not None:
+                weights = request.weigh(_one_each(losses.detach(), n))
+                wanted = (losses * weights.to(losses.dtype)).sum()
+            self._differentiate(wanted, self._share(exchange, splits=request.part is not None))
+        return Outcome(loss, n, each)
+
+    def _one_by_one(self, request: Evaluate, batches: Sequence[Any], exchange: bool) -> Outcome:
+        if not batches:
+            raise InputError(NO_DATA)
         mean: Any = 0.0
-        for i, (batch, n) in enumerate(zip(self._batches, self._sizes, strict=True)):
-            weight = n / self.examples
-            with self._devices.replicas.exchange(exchange and i == len(self._batches) - 1):
-                loss = self._mean_loss(batch, n)
-                self._differentiate(loss, self._share(exchange, splits=False) * weight)
+        sizes = [_examples(batch) for batch in batches]
+        own = batches is self._batches
+        for i, (batch, n) in enumerate(zip(batches, sizes, strict=True)):
+            weight = n / sum(sizes)
+            last = i == len(batches) - 1
+            with (
+                self._devices.replicas.exchange(exchange and last),
+                torch.set_grad_enabled(request.gradient),
+            ):
+                loss = self._losses(batch, n).mean()
+                if request.gradient:
+                    share = self._share(exchange, splits=False) if own else 1.0
+                    self._differentiate(loss, share * weight)
             mean = mean + loss.detach() * weight
-        return mean, self.examples
+        return Outcome(mean, sum(sizes))
 
     def _share(self, exchange: bool, splits: bool) -> float:
         """The factor of `Devices.share`, asked for once, when a forward has found the replicas."""
@@ -130,8 +199,10 @@ class BatchEvaluator:
     def _differentiate(self, loss: Tensor, factor: float) -> None:
         self._backward(loss if factor == 1.0 else loss * factor)
 
-    def _mean_loss(self, batch: Any, n: int) -> Tensor:
-        losses = _call(self._loss_fn, batch)
+    def _losses(self, batch: Any, n: int) -> Tensor:
+        losses, outputs = _call(self._loss_fn, batch), None
+        if isinstance(losses, tuple) and len(losses) == 2:
+            losses, outputs = losses
         if not isinstance(losses, Tensor) or losses.ndim > 1 or losses.numel() not in (1, n):
             shape = tuple(losses.shape) if isinstance(losses, Tensor) else type(losses).__name__
             raise RuntimeError(
@@ -140,9 +211,10 @@ class BatchEvaluator:
             )
         if self._terms:
             params = [p for group in self._groups for p in group["params"] if p.requires_grad]
+            at = Pass(batch, params, outputs, self._groups[0]["sam_step"], self.away, self.radius)
             for term in self._terms:
-                losses = term(losses, batch, params)
-        return losses.mean()
+                losses = term(losses, at)
+        return losses
 
 
 def scaled_backward(scaling: Scaling | None) -> Backward:
@@ -154,6 +226,12 @@ def scaled_backward(scaling: Scaling | None) -> Backward:
 
 def _plain_backward(loss: Tensor) -> None:
     loss.backward()  # type: ignore[no-untyped-call]
+
+
+def _one_each(losses: Tensor, n: int) -> Tensor:
+    if losses.ndim != 1 or losses.numel() != n:
+        raise InputError(PER_EXAMPLE.format("this method"))
+    return losses
 
 
 def _call(loss_fn: LossFn, batch: Any) -> Any:

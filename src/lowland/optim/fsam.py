@@ -7,8 +7,9 @@ from typing import Any
 
 from torch.optim import Optimizer
 
-from lowland.optim.perturbation import MinusRunningMean, Perturbation
+from lowland.optim.perturbation import Perturbation
 from lowland.optim.sharpness_aware import SharpnessAware
+from lowland.optim.transforms import MinusRunningMean
 
 
 class FSAM(SharpnessAware):

@@ -33,6 +33,10 @@ NO_PASS = (
 )
 SPLITS = "this method evaluates parts of the batch: call step(loss_fn=..., batch=...)"
 TERMS = "loss terms see the loss only in step(loss_fn=..., batch=...)"
+CLOSURE = (
+    "this method makes other passes than one at w and one at w+ε, so it has to make them itself: "
+    "call step(closure) or step(loss_fn=..., batch=...)"
+)
 REPLAY = "replay_rng=True must see both passes: call step(closure) or step(loss_fn=..., batch=...)"
 UNFINISHED = (
     "the last perturbed pass was never followed by step(): weights are back at w, its gradient is "
@@ -99,6 +103,8 @@ class UserPasses:
             raise RuntimeError(NESTED.format("a perturbed pass"))
         step = self._step_to_continue(two_step, settings)
         check_whole(engine)
+        if getattr(engine.plan, "needs_closure", False):
+            raise RuntimeError(CLOSURE)
         if engine.replay_rng:
             raise RuntimeError(REPLAY)
         engine.devices.replicas.check_synchronised()

@@ -12,12 +12,13 @@ is [w, w+ε]; another method writes its own few lines::
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from torch import Tensor
 
+from lowland.core.errors import InputError
 from lowland.optim.displacement import Move
 from lowland.optim.gradient import Gradient
 
@@ -25,9 +26,24 @@ if TYPE_CHECKING:
     from lowland.optim.step import Step
 
 
+ONE_BATCH = (
+    "this method compares the examples of a batch with each other: give them as one batch=, not "
+    "as batches="
+)
+PER_EXAMPLE = (
+    "{} needs a loss for every example, and loss_fn returns their mean: let it return the losses, "
+    "shape (n,) (reduction='none' in torch's loss functions)"
+)
+
+Choose = Callable[[Tensor], Tensor]
+"""From losses, one per example, to what is made of them."""
+
+
 @dataclass(frozen=True)
 class Evaluate:
-    """A request for a gradient.
+    """A request for a gradient, or for losses.
+
+    All but `at` and `ascent` need ``step(loss_fn=, batch=)``: a plan that asks for more `splits`.
 
     Attributes:
         at: where: None is w, otherwise what `Step.perturb` returned.
@@ -35,27 +51,69 @@ class Evaluate:
             micro-batches; None is all of them.
         ascent: the gradient makes ε and nothing else. With ``perturbation="local"`` the devices do
             not exchange it.
+        gradient: False asks for losses alone: one forward, nothing kept for a backward.
+        weigh: weights of the examples, from their losses (detached): Σ weight·loss is
+            differentiated in place of the mean.
+        choose: indices of the examples to differentiate, from the losses of all of them, for which
+            there is a forward of its own; both at the same weights.
+        data: batches to take in place of the step's own, one after the other.
+        frozen: running statistics do not move, at w either.
+        only: parameters that get gradients; the backward stops below the lowest of them.
+        again: under ``replay_rng``, with the random numbers of the first evaluation; so are all
+            evaluations away from w.
     """
 
     at: Move | None = None
     part: slice | Tensor | int | None = None
     ascent: bool = False
+    gradient: bool = True
+    weigh: Choose | None = None
+    choose: Choose | None = None
+    data: Iterable[Any] | None = None
+    frozen: bool = False
+    only: Collection[Tensor] | None = None
+    again: bool = False
 
 
 @dataclass
 class Evaluation:
-    """The answer: the gradient of the mean loss over the part, and the loss itself."""
+    """The answer.
+
+    Attributes:
+        gradient: of the mean loss over the part; empty if none was asked for.
+        loss: the mean loss, as the loss function gives it.
+        examples: how many there were.
+        losses: the losses of the examples, shape (n,), detached, where the loss function gives
+            them one by one.
+    """
 
     gradient: Gradient
     loss: Any = None
     examples: float = 1
+    losses: Tensor | None = None
+
+    def each(self, who: str) -> Tensor:
+        """The losses of the examples.
+
+        Raises:
+            InputError: the loss function gives their mean alone.
+        """
+        if self.losses is None:
+            raise InputError(PER_EXAMPLE.format(who))
+        return self.losses
 
 
 @dataclass(frozen=True)
 class Update:
-    """The end of a plan: the gradient u that the base optimizer descends along, at w."""
+    """The end of a plan.
+
+    Attributes:
+        gradient: u, which the base optimizer descends along, at w.
+        drift: what w moves against besides, times the group's step size, after the base's step.
+    """
 
     gradient: Gradient
+    drift: Gradient | None = None
 
 
 Program = Generator[Evaluate | Update, Evaluation, None]
@@ -67,26 +125,54 @@ class Combine(Protocol):
     def __call__(self, g: Gradient, g_perturbed: Gradient, step: Step, /) -> Gradient: ...
 
 
+@dataclass(frozen=True)
+class Pass:
+    """What a loss term may know of the evaluation that it is part of.
+
+    Attributes:
+        batch: the arguments of the loss function: this part of the batch.
+        params: the optimizer's parameters that are trained.
+        outputs: what the loss function returned beside the losses; None if nothing.
+        step: how many steps came before.
+        away: whether the weights are w+ε.
+        radius: ρ of the first parameter group in this step, its schedule included; 0 where the
+            method does not act.
+    """
+
+    batch: Any
+    params: Sequence[Tensor]
+    outputs: Any = None
+    step: int = 0
+    away: bool = False
+    radius: float = 0.0
+
+
 class LossTerm(Protocol):
     """A term or wrapper of the loss: per-example losses in, per-example losses out.
 
-    Applied in every evaluation of ``step(loss_fn=, batch=)``, where the engine sees the losses.
+    Applied in every evaluation of ``step(loss_fn=, batch=)``, where the engine sees the losses. A
+    loss function that returns (losses, outputs) lets terms have the outputs.
     """
 
-    def __call__(self, losses: Tensor, batch: Any, params: Sequence[Tensor], /) -> Tensor: ...
+    def __call__(self, losses: Tensor, at: Pass, /) -> Tensor: ...
 
 
 class Plan(Protocol):
     """The program of one step, and what it asks of the caller.
 
     Attributes:
-        splits: whether it evaluates parts of the batch; then only ``step(loss_fn=, batch=)`` works.
+        splits: whether it evaluates parts of the batch, or needs the losses of its examples; then
+            only ``step(loss_fn=, batch=)`` works.
+        needs_closure: whether it makes other passes than [w, w+ε], so that the optimizer has to
+            make them itself. May be left out: False.
         keeps_gradient: whether the gradient at w is needed after the second pass.
         defaults: names of its hyperparameters, which live in the parameter groups.
     """
 
-    splits: ClassVar[bool]
     defaults: ClassVar[tuple[str, ...]]
+
+    @property
+    def splits(self) -> bool: ...
 
     @property
     def keeps_gradient(self) -> bool: ...
@@ -119,6 +205,21 @@ class TwoPass:
         second = yield Evaluate(at=step.perturb((yield Evaluate(ascent=ascent))))
         u = second.gradient
         yield Update(u if self.combine is None else self.combine(step.gradient(), u, step))
+
+
+@dataclass(frozen=True)
+class OnePass:
+    """[w]: what the method does is in its loss terms."""
+
+    keeps_gradient: ClassVar[bool] = False
+    splits: ClassVar[bool] = True
+    defaults: ClassVar[tuple[str, ...]] = ()
+
+    def perturbs(self, count: int, hyper: dict[str, Any]) -> bool:
+        return False
+
+    def __call__(self, step: Step) -> Program:
+        return plain_step(step)
 
 
 def plain_step(step: Step) -> Program:

@@ -1,9 +1,24 @@
-"""The same random numbers in both passes, so that dropout masks agree."""
+"""Random numbers: the same in both passes, and as functions of the step."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
+
+MASK = (1 << 64) - 1
+
+
+def counter_based(device: torch.device, *counters: int) -> torch.Generator:
+    """A generator whose numbers are a function of the counters (seed, step, ...) alone.
+
+    They differ between kinds of device.
+    """
+    mixed = 0x9E3779B97F4A7C15
+    for counter in counters:  # splitmix64
+        mixed = (mixed ^ (counter & MASK)) * 0xBF58476D1CE4E5B9 & MASK
+        mixed = (mixed ^ (mixed >> 27)) * 0x94D049BB133111EB & MASK
+        mixed ^= mixed >> 31
+    return torch.Generator(device).manual_seed(mixed >> 1)
 
 
 class GlobalRandomState:

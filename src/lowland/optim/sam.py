@@ -7,7 +7,8 @@ from typing import Any
 
 from torch.optim import Optimizer
 
-from lowland.optim.perturbation import Elementwise, Euclidean, Perturbation
+from lowland.optim.metrics import Elementwise, Euclidean
+from lowland.optim.perturbation import Perturbation
 from lowland.optim.sharpness_aware import SharpnessAware
 
 
@@ -23,6 +24,8 @@ class SAM(SharpnessAware):
         rho: ρ = ‖ε‖; 0.05 is usual for CIFAR-10, 0.1 for CIFAR-100; grids run from 0.01 to 0.5.
         adaptive: scale by the weights, ε = ρ·w²g/‖|w|·g‖ on all parameters (ASAM without η, the
             form of the widely copied PyTorch code; ρ is then about 2). `ASAM` is the paper's own.
+        p: the norm that bounds ε, above 1: ε = ρ·sign(g)·|g|^(q−1)/‖g‖_q^(q−1), 1/p + 1/q = 1, so
+            that ‖ε‖_p = ρ; ``math.inf`` gives ρ·sign(g).
         perturbation: with several devices, "global" takes ε from the gradient of the whole batch,
             "local" on every device from its own (m-SAM with m = batch per device; the first pass
             exchanges nothing).
@@ -38,9 +41,10 @@ class SAM(SharpnessAware):
         *,
         rho: float = 0.05,
         adaptive: bool = False,
+        p: float = 2.0,
         perturbation: str = "global",
         **options: Any,
     ) -> None:
-        metric = Elementwise(eta=0.0) if adaptive else Euclidean()
+        metric = Elementwise(p=p, eta=0.0) if adaptive else Euclidean(p=p)
         rule = Perturbation(metric=metric, across=perturbation)
         super().__init__(params, base, rho=rho, perturbation=rule, **options)

@@ -73,13 +73,15 @@ class Shards:
         assert total is not None
         return total
 
-    def squares(self, params: Sequence[Sequence[Tensor]], tensors: Sequence[Any]) -> Tensor:
-        """‖t‖² of each row of tensors over all processes, shape (rows,), float64."""
+    def powers(
+        self, params: Sequence[Sequence[Tensor]], tensors: Sequence[Any], order: float = 2.0
+    ) -> Tensor:
+        """‖t‖^q of each row of tensors over all processes, shape (rows,), float64."""
 
-        def square_of(row: Sequence[Tensor]) -> Any:
-            return lambda alike: global_norm([row[i] for i in alike]).double() ** 2
+        def power_of(row: Sequence[Tensor]) -> Any:
+            return lambda alike: global_norm([row[i] for i in alike], order).double() ** order
 
-        return self.sums(params, [square_of(row) for row in tensors])
+        return self.sums(params, [power_of(row) for row in tensors])
 
 
 class Gathered:

@@ -203,6 +203,7 @@ class SharpnessAware(Status, Optimizer):
                 terms=engine.loss_terms,
                 groups=self.param_groups,
                 devices=engine.devices,
+                radius=self.param_groups[0]["rho"] * engine.factor() if engine.acts() else 0.0,
             )
             return engine.run(evaluator, scaling)
         if closure is None:
@@ -341,12 +342,15 @@ class SharpnessAware(Status, Optimizer):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """As in ``torch.optim``; a group may have its own ``"rho"``."""
-        check_group({**self.defaults, **param_group})
         if self.param_groups and hasattr(self, "_engine"):
-            names = ("start", "end", "every", *self._engine.plan.defaults)
-            check_common([self.param_groups[0], {**self.defaults, **param_group}], names)
+            plan, first = self._engine.plan, self.param_groups[0]
+            for name in plan.defaults:  # they may have moved since
+                param_group.setdefault(name, first[name])
+            names = ("start", "end", "every", *plan.defaults, *getattr(plan, "common", ()))
+            check_common([first, {**self.defaults, **param_group}], names)
             for counter in ("sam_step", "sam_skipped"):
-                param_group[counter] = self.param_groups[0][counter]
+                param_group[counter] = first[counter]
+        check_group({**self.defaults, **param_group})
         super().add_param_group(param_group)
 
     def register_step_pre_hook(self, hook: Callable[..., Any]) -> RemovableHandle:

@@ -86,16 +86,21 @@ class RunningStatistics:
         if model is not None and policy != "update":
             self._layers(model)
 
-    def begin(self) -> None:
-        """Call before the pass at w+ε."""
+    def begin(self, *, watch: bool = True) -> None:
+        """Call before the pass at w+ε.
+
+        Args:
+            watch: whether layers outside the model may be looked for: not before the first forward
+                of all, which may be the one that compiles.
+        """
         if self.policy == "update":
             return
         if self.model is None:
             self._hook = register_module_forward_pre_hook(_Weakly(self))
             return
         self._protect([*self._layers(self.model), *self._outside])
-        self._passes += 1
-        if not (self._passes & (self._passes - 1) or _compiled_graphs()):
+        self._passes += watch
+        if watch and not (self._passes & (self._passes - 1) or _compiled_graphs()):
             self._hook = register_module_forward_pre_hook(_Weakly(self))
 
     def end(self) -> None:

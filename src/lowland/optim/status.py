@@ -52,4 +52,5 @@ class Status:
     @property
     def needs_closure(self) -> bool:
         """Whether the optimizer must make the passes itself: no ``perturbed``, no two steps."""
-        return self.needs_batch or self._engine.replay_rng
+        own = getattr(self._engine.plan, "needs_closure", False)
+        return self.needs_batch or own or self._engine.replay_rng

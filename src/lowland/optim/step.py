@@ -2,39 +2,33 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from lowland.core.errors import InputError
 from lowland.core.perturbation import (
-    combine_norms,
     global_norm,
     inner_product,
     mark_non_finite,
     non_finite_flag,
+    tensor_norms,
 )
 from lowland.core.sharding import placed_like
-from lowland.optim.displacement import Move
+from lowland.optim.ascent import Ascent, wide_type
+from lowland.optim.displacement import Move, Shift
 from lowland.optim.gradient import Gradient, Group, Part, WeightedMean, remembered
-from lowland.optim.perturbation import State
+from lowland.optim.plan import ONE_BATCH
+from lowland.optim.rng import counter_based
 from lowland.optim.scaling import Scaling
+from lowland.optim.transforms import State
 
 if TYPE_CHECKING:
     from lowland.optim.engine import Engine
     from lowland.optim.plan import Evaluation
-
-
-LARGEST = torch.finfo(torch.float32).max
-"""A scale above this is not finite in the arithmetic of the weights."""
-
-SPARSE = (
-    "a parameter has a sparse gradient, which has no perturbation: build the embedding with "
-    "sparse=False"
-)
 
 
 @dataclass(frozen=True)
@@ -84,13 +78,19 @@ class StepRecord:
         return self.perturbed_loss - self.loss
 
 
-def _wide(tensors: Sequence[Tensor]) -> torch.dtype:
-    double = any(t.dtype in (torch.float64, torch.complex128) for t in tensors)
-    return torch.float64 if double else torch.float32
+RANDOM_SHARDS = (
+    "this method moves the weights in random directions, which are not drawn over shards: use DDP, "
+    "or another method"
+)
 
 
-def _scaled_norm(norms: list[Tensor], radii: list[Any]) -> Tensor:
-    return combine_norms([n * abs(r) for n, r in zip(norms, radii, strict=True)])
+def _random(param: Tensor, kind: str, generator: torch.Generator) -> Tensor:
+    out = torch.empty_like(param, memory_format=torch.preserve_format, requires_grad=False)
+    if kind == "normal":
+        return out.normal_(generator=generator)
+    if kind == "uniform":
+        return out.uniform_(-1, 1, generator=generator)
+    return out.bernoulli_(0.5, generator=generator).mul_(2).sub_(1)
 
 
 class MeanLoss:
@@ -126,6 +126,7 @@ class Step:
     """One optimizer step while it runs.
 
     Attributes:
+        factor: what the schedule makes of ρ.
         count: how many steps came before.
         hyper: the hyperparameters of the first parameter group.
         examples: the number of examples of the batch, where the engine has it.
@@ -138,7 +139,7 @@ class Step:
     def __init__(
         self, engine: Engine, factor: float, examples: int | None, scaling: Scaling | None = None
     ) -> None:
-        self._engine, self._factor = engine, factor
+        self._engine, self.factor = engine, factor
         self.hyper: Group = engine.groups[0]
         self.count: int = self.hyper["sam_step"]
         self.examples, self.scaling = examples, scaling
@@ -151,6 +152,7 @@ class Step:
         self._norm: Tensor | None = None
         self._size: Tensor | None = None
         self._staged: list[tuple[str, Gradient]] = []
+        self._hypers: dict[str, Any] = {}
 
     @property
     def state(self) -> State:
@@ -170,31 +172,94 @@ class Step:
         """Write ``state[p][key]`` for every parameter of `new` once the step has been taken."""
         self._staged.append((key, new))
 
-    def perturb(self, first: Evaluation) -> Move:
-        """ε = φ(n)·M·d from a gradient at w, as the move that the engine makes.
+    def stage_hyper(self, key: str, value: Any) -> None:
+        """Write ``group[key]`` for every parameter group once the step has been taken."""
+        self._hypers[key] = value
 
-        The norm n is over all selected tensors of all groups together; each group's ρ scales its
-        own tensors.
+    def perturb(
+        self, first: Evaluation, factor: float = 1.0, among: Collection[Tensor] | None = None
+    ) -> Move:
+        """ε = φ(n)·M·d from a gradient, as the move from w that the engine makes.
+
+        The norm n is over all selected tensors of all groups together (tensor by tensor in metrics
+        that say so); each group's ρ scales its own tensors. This is the ε that ``opt.last``
+        shows, and the gradient that transforms remember.
+
+        Args:
+            first: what the gradient comes from.
+            factor: what ρ is multiplied by.
+            among: the only tensors that may move.
         """
         if self._engine.keeps_gradient:
             self._first.add(first.gradient, first.examples)
-        chosen = self._engine.select(first.gradient, self.found)
-        if not (chosen.parts or self.split):
-            raise RuntimeError(
-                "none of the selected parameters has a gradient: there is nothing to perturb"
-            )
-        directions = [self._engine.direction(part) for part in chosen]
-        built = [self._engine.perturbation.metric(part) for part in directions]
-        measured = [halfway for _, halfway in built]
-        norm, sizes = self._measure(chosen, measured)
-        quiet, guard = None, self._engine.relative_guard
-        if guard:  # d is what rounding has left of g
-            quiet = self.norm(Gradient(directions)) < guard * self.norm(chosen)
-        radii = self._radii([part.group for part in chosen], norm, quiet)
-        self._norm = norm
-        self._size = self._epsilon_norm(chosen, norm, radii, sizes or measured)
-        moves = [(p.weights, d, r) for p, (d, _), r in zip(chosen, built, radii, strict=True)]
-        return [m for m in moves if isinstance(m[2], Tensor) or m[2] != 0.0]
+        ascent = Ascent(self, self._engine, factor, among)
+        move = ascent.build(first.gradient)
+        self._norm, self._size = ascent.norm, ascent.size
+        return move
+
+    def toward(self, gradient: Gradient, factor: float = 1.0) -> Move:
+        """The same along another gradient, beside the step's own ε; below 0 it goes downhill.
+
+        Moves add up: ``step.perturb(first) + step.toward(other, -0.5)``.
+        """
+        return Ascent(self, self._engine, factor).build(gradient)
+
+    def displace(self, tensors: Gradient, scale: float) -> Move:
+        """w + scale·t, as it is."""
+        exact: Any = scale
+        if not self._engine.reads_freely:  # what is not finite must not reach the weights
+            exact = torch.full((), scale, device=self._engine.device)
+        return [Shift(part.weights, part.tensors, exact) for part in tensors]
+
+    def need_one_batch(self) -> None:
+        """Raise where the caller has split the batch and the method compares its examples.
+
+        Raises:
+            InputError: there are micro-batches.
+        """
+        if self.micro_batches is not None:
+            raise InputError(ONE_BATCH)
+
+    def average(self, values: Tensor, weight: float) -> Tensor:
+        """The weighted mean over the devices that share the batch; the values alone on one."""
+        return self._engine.devices.average(values, weight)
+
+    def look(self, norm: Tensor) -> None:
+        """Mark the step to be skipped if a norm that the plan has taken is not finite."""
+        torch.maximum(self.found, (~torch.isfinite(norm)).to(self.found), out=self.found)
+        if self._engine.reads_freely and self._engine.devices.together:
+            self.bad = self.bad or bool(self.found)
+
+    @property
+    def reads_freely(self) -> bool:
+        """Whether the host may look at numbers without waiting for a device."""
+        return self._engine.reads_freely
+
+    @property
+    def params(self) -> list[Tensor]:
+        """All parameters of the optimizer that are trained."""
+        return [p for group in self._engine.groups for p in group["params"] if p.requires_grad]
+
+    def generator(self, seed: int, number: int = 0) -> torch.Generator:
+        """Random numbers on the host, as a function of the seed, the step and `number`."""
+        return counter_based(torch.device("cpu"), seed, self.count, number)
+
+    def draw(self, kind: str, seed: int, number: int = 0) -> Gradient:
+        """Random directions for every selected parameter: "normal", "uniform" on [−1, 1] or "sign".
+
+        They are a function of the seed, the step and `number`, so a resumed run draws the same.
+
+        Raises:
+            InputError: parameters are split over processes.
+        """
+        if self.split:
+            raise InputError(RANDOM_SHARDS)
+        generator = counter_based(self._engine.device, seed, self.count, number)
+        parts = []
+        for group in self._engine.groups:
+            params = [p for p in group["params"] if p.requires_grad]
+            parts.append(Part(group, params, [_random(p, kind, generator) for p in params]))
+        return self._engine.select(Gradient([p for p in parts if p.params]), None)
 
     @property
     def split(self) -> bool:
@@ -206,8 +271,8 @@ class Step:
         """‖·‖ over all parameters together, on all processes; 0-dim, float32 at least."""
         if not self.split:
             return global_norm(gradient.tensors)
-        square = self._engine.devices.shards.squares([gradient.params], [gradient.tensors])
-        return square[0].sqrt().to(_wide(gradient.tensors))
+        square = self._engine.devices.shards.powers([gradient.params], [gradient.tensors])
+        return square[0].sqrt().to(wide_type(gradient.tensors))
 
     def inner(self, a: Gradient, b: Gradient) -> Tensor:
         """⟨a, b⟩ over all parameters together, on all processes; 0-dim, float32 at least."""
@@ -218,89 +283,17 @@ class Step:
             left, right = a.tensors, b.tensors
             return inner_product([left[i] for i in alike], [right[i] for i in alike])
 
-        return self._engine.devices.shards.sums([a.params], [share])[0].to(_wide(a.tensors))
+        return self._engine.devices.shards.sums([a.params], [share])[0].to(wide_type(a.tensors))
 
-    def _measure(
-        self, chosen: Gradient, measured: list[list[Tensor]]
-    ) -> tuple[Tensor, list[Tensor] | None]:
-        """(n over everything, n of each group where they come at no further cost)."""
-        joint = [t for tensors in measured for t in tensors]
-        if self.split:
-            return self._measure_shards(chosen, measured)
-        try:
-            weights = [w for part in chosen for w in part.weights]
-            every = len(weights) == len(self._engine.devices.params)
-            return self._engine.displacement.norm(weights, joint, all_move=every), None
-        except RuntimeError:
-            if any(t.layout is not torch.strided for t in joint):
-                raise RuntimeError(SPARSE) from None
-            raise
-
-    def _epsilon_norm(
-        self, chosen: Gradient, norm: Tensor, radii: list[Any], groups: Sequence[Any]
-    ) -> Tensor:
-        """‖ε‖ in the metric, from the norms of the groups or their tensors."""
+    def norms(
+        self, params: Sequence[Tensor], tensors: Sequence[Tensor], order: float = 2.0
+    ) -> list[Tensor]:
+        """The norm of each tensor, the shares of other processes included."""
+        if not self.split:
+            return tensor_norms(tensors, order)
         shards = self._engine.devices.shards
-        if self.split and shards.divided:
-            owners = [i for i, tensors in enumerate(groups) for _ in tensors]
-            flat = [t for tensors in groups for t in tensors]
-
-            def share(alike: list[int]) -> Any:
-                rows = [[flat[i] for i in alike if owners[i] == k] for k in range(len(radii))]
-                return _scaled_norm([global_norm(row) for row in rows], radii).double() ** 2
-
-            return shards.sums([chosen.params], [share])[0].sqrt().to(norm.dtype)
-        if len(radii) == 1:
-            size: Tensor = norm * abs(radii[0])
-            return size
-        return _scaled_norm([n if isinstance(n, Tensor) else global_norm(n) for n in groups], radii)
-
-    def _measure_shards(
-        self, chosen: Gradient, measured: list[list[Tensor]]
-    ) -> tuple[Tensor, list[Tensor] | None]:
-        """The same over all processes, which exchange as many numbers wherever they have gradients.
-
-        Where whole parameters are divided, groups are not the same everywhere: the numbers of this
-        process are all that is known of them.
-        """
-        shards, wide = self._engine.devices.shards, _wide([t for row in measured for t in row])
-        if shards.divided:
-            joint = [t for tensors in measured for t in tensors]
-            return shards.squares([chosen.params], [joint])[0].sqrt().to(wide), None
-        held = {id(part.group): i for i, part in enumerate(chosen)}
-        at = [held.get(id(group)) for group in self._engine.groups]
-        params = [[] if i is None else chosen.parts[i].params for i in at]
-        tensors = [[] if i is None else measured[i] for i in at]
-        squares = shards.squares(params, tensors)
-        own = [squares[at.index(i)].sqrt().to(wide) for i in range(len(chosen.parts))]
-        return squares.sum().sqrt().to(wide), own
-
-    def _radii(self, groups: list[Group], norm: Tensor, quiet: Tensor | None) -> list[Any]:
-        """φ per group: numbers where the host may look at n, tensors where that would wait.
-
-        What is not finite ends the step at once where every process sees it; where only this one
-        may have seen it, it takes part in the rest of the step, at w, and all of them skip.
-        """
-        rhos = [g["rho"] * self._factor * (-1 if g.get("maximize") else 1) for g in groups]
-        radius = self._engine.perturbation.radius
-        if self._engine.reads_freely:
-            n = float(norm)
-            bad = not math.isfinite(n)
-            if self._engine.devices.together:
-                bad = bad or bool(self.found)
-            nothing = bad or n == 0.0 or (quiet is not None and bool(quiet))
-            found = [0.0 if nothing or rho == 0 else radius(n, rho) for rho in rhos]
-            if bad or any(abs(r) > LARGEST for r in found):
-                self.found.fill_(1.0)
-                found = [0.0] * len(found)
-                # a norm over shards is everybody's; a gradient of one's own is not
-                self.bad = self.bad or not self._engine.devices.replicas.groups
-            return found
-        torch.maximum(self.found, (~torch.isfinite(norm)).to(self.found), out=self.found)
-        radii = [radius(norm, rho) for rho in rhos]
-        if quiet is not None:
-            radii = [torch.where(quiet, torch.zeros_like(r), r) for r in radii]
-        return radii
+        powers = shards.powers([[p] for p in params], [[t] for t in tensors], order)
+        return list((powers ** (1 / order)).to(wide_type(tensors)))
 
     def known_bad(self, u: Gradient, *, host: bool) -> bool:
         """Look for anything not finite in u; only `host` waits for the answer."""
@@ -328,9 +321,16 @@ class Step:
                 writes.append((p, key, placed_like(value, p)))
         return writes
 
+    def new_hypers(self) -> dict[str, Any]:
+        """The hyperparameters that this step changes; on the device, the old ones if skipped."""
+        if not self._engine.on_device:
+            return self._hypers
+        old = {key: torch.as_tensor(self.hyper[key]).to(self.found) for key in self._hypers}
+        return {k: torch.where(self.found > 0, old[k], v) for k, v in self._hypers.items()}
+
     def _stage_transform(self) -> None:
         transform = self._engine.perturbation.transform
-        if transform is None or not self._first.weight:
+        if transform is None or not transform.remembers or not self._first.weight:
             return
         for part in self._engine.select(self.gradient(), None):
             for key, tensors in transform.update(part, self.state).items():

@@ -55,6 +55,28 @@ def show_studies(studies: Sequence[Mapping[str, Any]], console: Console) -> None
         console.print(Padding(table, (0, 0, 1, 2)))
 
 
+def show_methods(methods: Sequence[Mapping[str, str]], console: Console) -> None:
+    """Print the methods: a table where it fits, otherwise a few lines for each."""
+    heads = ["name", "kind", "source", "passes", "extra memory", "needs"]
+    if console.width >= 110:
+        table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+        for head in heads:
+            table.add_column(head, no_wrap=head == "name")
+        for method in methods:
+            table.add_row(*(Text(method[head]) for head in heads))
+        console.print(table)
+        return
+    for method in methods:
+        console.print(Text(method["name"], style="bold") + Text(f"  {method['kind']}", style="dim"))
+        rest = [head for head in heads[2:] if method[head]]
+        table = Table.grid(padding=(0, 2))
+        table.add_column(no_wrap=True, style="dim")
+        table.add_column()
+        for head in rest:
+            table.add_row(head, Text(method[head]))
+        console.print(Padding(table, (0, 0, 0, 2)))
+
+
 def _verdicts(claims: Sequence[Mapping[str, Any]], *, wide: bool) -> Table:
     table = Table.grid(padding=(0, 2), expand=False)
     table.add_column(no_wrap=True)

@@ -1,0 +1,49 @@
+"""The base optimizer's step at w."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from lowland.optim.displacement import contained
+from lowland.optim.gradient import Gradient
+
+if TYPE_CHECKING:
+    from lowland.optim.engine import Engine
+    from lowland.optim.step import Step
+
+OWN = "sam_"
+"""Prefix of everything of ours in the parameter groups and in the per-parameter state."""
+
+
+def take_base_step(engine: Engine, step: Step, drift: Gradient | None) -> None:
+    """The base optimizer's step along ``.grad``, then w ← w − η·drift.
+
+    With ``nonfinite="device"`` both do nothing where anything was not finite.
+    """
+    # Optimizers like Adam fill state[p] the first time they find it empty, so what is ours steps
+    # aside where the base has nothing yet.
+    aside = []
+    for slot in engine.state.values() if engine.owns_state else ():
+        if slot and all(str(key).startswith(OWN) for key in slot):
+            aside.append((slot, dict(slot)))
+            slot.clear()
+    base = engine.base
+    if engine.on_device:
+        base.found_inf, base.grad_scale = step.found, None  # type: ignore[attr-defined]
+    try:
+        base.step()
+    finally:
+        for slot, own in aside:
+            slot.update(own)
+        if engine.on_device:
+            del base.found_inf, base.grad_scale  # type: ignore[attr-defined]
+    for part in drift or ():
+        lr, weights = part.group["lr"], part.weights
+        lr = -lr if part.group.get("maximize") else lr
+        if engine.on_device:
+            share = torch.where(step.found > 0, 0.0, -lr)
+            torch._foreach_add_(weights, contained(part.tensors, share))
+        else:
+            torch._foreach_add_(weights, torch._foreach_mul(part.tensors, -float(lr)))

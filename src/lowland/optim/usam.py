@@ -1,0 +1,70 @@
+"""USAM and Unified SAM: how much of the gradient's size ε keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from torch.optim import Optimizer
+
+from lowland.optim.perturbation import Perturbation
+from lowland.optim.radii import Mixed, Unnormalized
+from lowland.optim.sharpness_aware import SharpnessAware
+
+
+class USAM(SharpnessAware):
+    """Andriushchenko & Flammarion 2022 (arXiv 2206.06232): SAM without normalization.
+
+        ε = ρ·g,   u = ∇L(w + ε)
+
+    Args:
+        rho: ρ, another scale than SAM's: the same reach needs ρ_SAM/‖g‖. With step size η it is
+            stable on a quadratic only where λ·(1 + ρ·λ) < 2/η for every eigenvalue λ.
+        perturbation: "global" or "local", as for `SAM`.
+        **options: everything that `SharpnessAware` takes, and the base optimizer's arguments.
+
+    Cost: 2 passes; one copy of the parameters. A loss times c has c times the ε, so a loss scale
+    must not reach it: pass the scaler. Confidence: high, the authors' code agrees.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        base: type[Optimizer] | Optimizer | None = None,
+        *,
+        rho: float = 0.05,
+        perturbation: str = "global",
+        **options: Any,
+    ) -> None:
+        rule = Perturbation(radius=Unnormalized(), across=perturbation)
+        super().__init__(params, base, rho=rho, perturbation=rule, **options)
+
+
+class UnifiedSAM(SharpnessAware):
+    """Oikonomou & Loizou 2025 (arXiv 2503.02225): between USAM and SAM.
+
+        ε = ρ·(1 − λ + λ/(‖g‖ + 1e-12))·g,   ‖ε‖ = ρ·((1 − λ)·‖g‖ + λ)
+
+    Args:
+        rho: ρ.
+        lam: λ; 0 is USAM, 1 is SAM, 0.5 the authors' mixture; "1/t" goes from SAM to USAM and
+            "1-1/t" from USAM to SAM, t = 1 being the first step.
+        perturbation: "global" or "local", as for `SAM`.
+        **options: everything that `SharpnessAware` takes, and the base optimizer's arguments.
+
+    Cost: 2 passes; one copy of the parameters. Below λ = 1 a loss times c has another ε: pass the
+    scaler. Confidence: high, the authors' code agrees.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        base: type[Optimizer] | Optimizer | None = None,
+        *,
+        rho: float = 0.05,
+        lam: float | str = 0.5,
+        perturbation: str = "global",
+        **options: Any,
+    ) -> None:
+        rule = Perturbation(radius=Mixed(lam), across=perturbation)
+        super().__init__(params, base, rho=rho, perturbation=rule, **options)
