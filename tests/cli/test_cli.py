@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.cells import cell_len
 
 import lowland
 from lowland import studies
 from lowland.__main__ import main
+from lowland.optim import METHODS
 from lowland.studies.runner import Status
 from lowland.train import Local, RayCluster, Tracking
 
@@ -61,7 +63,7 @@ def fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("stdy", "unknown command 'stdy': did you mean 'study'? known: report, study"),
+        ("stdy", "unknown command 'stdy': did you mean 'study'? known: methods, report, study"),
         ("--versoin", "unknown option '--versoin': did you mean '--version'?"),
         ("study low-rank --sizes smoke", "unknown option '--sizes': did you mean '--size'?"),
         ("study low-rank --seed 3", "unknown option '--seed': did you mean '--seeds'?"),
@@ -127,6 +129,20 @@ def test_version_help_and_list(capsys: pytest.CaptureFixture[str]) -> None:
         assert study.source in listed
         assert study.shows in listed
         assert all(time in listed for time in study.sizes.values())
+
+
+@pytest.mark.parametrize("columns", ["60", "140"])
+def test_methods(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, columns: str
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    assert main(["methods"]) == 0
+    printed = capsys.readouterr().out
+    assert max(map(cell_len, printed.splitlines())) <= int(columns)
+    words = " ".join(printed.split())
+    for method in METHODS.values():
+        assert method.name in words
+        assert method.source in words
 
 
 def test_report_shows_and_writes(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from forms import FORMS, TWO_PASS, form_batch, make
+from forms import FORMS, TWO_PASS, WAYS, form_batch, make
 from problems import data, losses, network, weights
 from torch import Tensor, nn
 from torch.amp import GradScaler
@@ -337,4 +337,23 @@ def not_exchanged(rank: int, world: int, folder: str) -> dict[str, Any]:
     hear("exchanged, local", "local", context((False, False)))
     hear("right", "global", context((False, False)))
     hear("right, local", "local", context((True, False)))
+    return out
+
+
+def plans(rank: int, world: int, folder: str) -> dict[str, Any]:
+    """Methods that make passes of their own, from the first step on and later."""
+    out: dict[str, Any] = {}
+    for name in WAYS:
+        if name in TWO_PASS:
+            continue
+        for start in (0, 2):
+            model = network(3, DOUBLE, norm=False)
+            unused = name == "sl-sam"
+            parallel = DistributedDataParallel(model, find_unused_parameters=unused)
+            opt = make(name, parallel, start=start)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # torch says that all parameters are in use
+                for i in range(STEPS):
+                    form_batch(opt, parallel, *shares(i, rank, world))
+            out[f"{name} {start}"] = weights(model)
     return out

@@ -89,6 +89,13 @@ def test_local_is_m_sam_with_m_the_batch_of_a_device(world: int, tmp_path: Path)
     assert not close(alone(whole, model), simulated(24)), "m matters here"
 
 
+def test_methods_with_passes_of_their_own_keep_replicas_the_same(tmp_path: Path) -> None:
+    results = run("ddp_cases", "plans", 2, tmp_path)
+    before = weights(network(3, DOUBLE, norm=False))
+    for key in results[0]:
+        assert not equal(same_everywhere(results, key), before)
+
+
 def test_one_rank_overflows_and_all_skip(tmp_path: Path) -> None:
     results = run("ddp_cases", "overflow", 2, tmp_path)
     all_skipped_the_second(results)

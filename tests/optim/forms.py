@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -9,9 +10,22 @@ import torch
 from problems import closure_for, data, losses, network, weights
 from torch import Tensor, nn
 
-from lowland.optim import METHODS, SharpnessAware, create
+from lowland.optim import METHODS, SharpnessAware, create, label_weights
 
-OWN: dict[str, dict[str, Any]] = {"m-sam": {"m": 5}, "looksam": {"k": 3}}
+NARROW = {
+    "0.weight": (4, 5), "0.bias": (4,), "1.weight": (4,), "1.bias": (4,), "3.weight": (3, 4),
+    "3.bias": (3,),
+}  # fmt: skip
+"""Shapes of the usual small network at another width."""
+
+OWN: dict[str, dict[str, Any]] = {
+    "m-sam": {"m": 5},
+    "looksam": {"k": 3},
+    "mup2": {"base_model": NARROW},
+    "balanced-sam": {"weights": label_weights(torch.tensor([0, 0, 0, 1, 1, 2]))},
+    "gsam": {"rho_min": 0.01, "lr_max": 0.1},
+    "amp": {"inner_steps": 2},
+}
 BASES: dict[str, tuple[type[torch.optim.Optimizer], dict[str, Any]]] = {
     "sgd": (torch.optim.SGD, {"lr": 0.1, "momentum": 0.9, "weight_decay": 1e-3}),
     "sgd foreach": (torch.optim.SGD, {"lr": 0.1, "momentum": 0.9, "foreach": True}),
@@ -21,8 +35,36 @@ BASES: dict[str, tuple[type[torch.optim.Optimizer], dict[str, Any]]] = {
 
 
 def make(name: str, model: nn.Module, base: str = "sgd", **options: Any) -> SharpnessAware:
+    kind: Any
     kind, settings = BASES[base]
+    if METHODS[name].kind == "base optimizer":  # brings its own
+        kind, settings = None, {"lr": settings["lr"]}
+        options = {k: v for k, v in options.items() if k not in ("momentum", "weight_decay")}
     return create(name, model, kind, **{**settings, **OWN.get(name, {}), **options})
+
+
+def alone(name: str, model: nn.Module, base: str = "sgd") -> torch.optim.Optimizer:
+    """The base optimizer alone."""
+    if METHODS[name].kind == "base optimizer":
+        own = type(make(name, model, base).base_optimizer)
+        return own(model.parameters(), **_own_settings(name, model, base))
+    kind, settings = BASES[base]
+    return kind(model.parameters(), **settings)
+
+
+def _own_settings(name: str, model: nn.Module, base: str) -> dict[str, Any]:
+    made = make(name, model, base).base_optimizer
+    names = inspect.signature(type(made)).parameters
+    held = made.param_groups[0]
+    return {key: held[key] for key in names if key in held and key != "params"}
+
+
+def ways_in(name: str) -> list[str]:
+    """The forms that a method has."""
+    opt = make(name, network())
+    if opt.needs_batch:
+        return ["batch"]
+    return ["closure", "batch"] if opt.needs_closure else list(FORMS)
 
 
 def form_batch(opt: Any, model: nn.Module, x: Tensor, y: Tensor) -> None:
@@ -59,7 +101,8 @@ FORMS: dict[str, Callable[..., None]] = {
     "two-step": form_two_step,
     "batch": form_batch,
 }
-TWO_PASS = [name for name in METHODS if name != "m-sam"]
+WAYS = {name: ways_in(name) for name in METHODS}
+TWO_PASS = [name for name, ways in WAYS.items() if len(ways) == len(FORMS)]
 
 
 def run(name: str, form: str, steps: int = 7, **options: Any) -> tuple[list[Tensor], list[Tensor]]:
@@ -70,10 +113,8 @@ def run(name: str, form: str, steps: int = 7, **options: Any) -> tuple[list[Tens
     return weights(model), [b.clone() for b in model.buffers()]
 
 
-NAMES_AND_FORMS = [
-    (name, form) for name in METHODS for form in FORMS if name != "m-sam" or form == "batch"
-]
-"""Methods with the ways in that they have; m-SAM has one."""
+NAMES_AND_FORMS = [(name, form) for name, ways in WAYS.items() for form in ways]
+"""Methods with the ways in that they have."""
 
 
 def failing(form: str, opt: Any, fn: Any, batch: Any, perturbs: bool) -> None:

@@ -7,24 +7,20 @@ import io
 import pickle
 from typing import Any
 
+import forms
 import pytest
 import torch
-from forms import FORMS, THREE, TWO_PASS
+from forms import FORMS, THREE, TWO_PASS, alone
 from problems import closure_for, data, equal, losses, network, weights
 from torch import nn
 
-from lowland.optim import FSAM, METHODS, SAM, SharpnessAware, create
+from lowland.optim import FSAM, METHODS, SAM, SharpnessAware
 
-OWN: dict[str, dict[str, Any]] = {"m-sam": {"m": 5}, "looksam": {"k": 3}}
-BASES: list[tuple[type[torch.optim.Optimizer], dict[str, Any]]] = [
-    (torch.optim.SGD, {"lr": 0.1, "momentum": 0.9}),
-    (torch.optim.AdamW, {"lr": 0.01}),
-]
+BASES = ["sgd", "adamw"]
 
 
 def make(name: str, model: nn.Module, base: int, **options: Any) -> SharpnessAware:
-    kind, settings = BASES[base]
-    return create(name, model, kind, rho=0.3, **settings, **OWN.get(name, {}), **options)
+    return forms.make(name, model, BASES[base], rho=0.3, **options)
 
 
 def go(opt: Any, model: nn.Module, steps: range) -> None:
@@ -88,11 +84,10 @@ def test_resume_is_never_having_stopped_in_every_form(name: str, form: str, base
 
 
 @pytest.mark.parametrize("base", [0, 1])
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", [n for n in METHODS if n not in ("balanced-sam", "gradient-norm")])
 def test_a_plain_checkpoint_loads_into_it_and_back(name: str, base: int) -> None:
-    kind, settings = BASES[base]
     model = network(3)
-    plain = kind(model.parameters(), **settings)
+    plain = alone(name, model, BASES[base])
     for i in range(3):
         plain.step(closure_for(plain, model, *data(i)))
     saved, plain_state = copy.deepcopy(model.state_dict()), copy.deepcopy(plain.state_dict())
@@ -107,7 +102,7 @@ def test_a_plain_checkpoint_loads_into_it_and_back(name: str, base: int) -> None
     after = copy.deepcopy(model.state_dict())
     twin = network(9)
     twin.load_state_dict(after)
-    back = kind(twin.parameters(), **settings)
+    back = alone(name, twin, BASES[base])
     back.load_state_dict(state)
     opt.param_groups[0]["rho"] = 0.0
     for i in range(5, 8):

@@ -19,6 +19,7 @@ from lowland.optim import (
     Normalized,
     Perturbation,
     SharpnessAware,
+    Step,
 )
 from lowland.optim.gradient import Gradient, Part
 from lowland.optim.looksam import sharpness_part
@@ -139,17 +140,16 @@ def test_asam_is_invariant_to_rescaling_relu_layers_and_sam_is_not() -> None:
     assert (perturbed_outputs("sam", 1.0) - perturbed_outputs("sam", 7.0)).abs().max() > 0.05
 
 
-class Scaled(Elementwise):
+class Ones(Elementwise):
     """T = 1 through the arithmetic of the elementwise metric."""
 
-    def __call__(self, part: Part) -> tuple[list[Tensor], list[Tensor]]:
-        ones = Part(part.group, [torch.ones_like(p) for p in part.params], part.tensors)
-        return super().__call__(ones)
+    def scales(self, part: Part, step: Step) -> dict[int, Tensor | float]:
+        return {i: torch.ones_like(p) for i, p in enumerate(part.params)}
 
 
 REDUCTIONS = {
     "asam with T = 1": lambda m, **k: SharpnessAware(
-        m.parameters(), torch.optim.SGD, perturbation=Perturbation(metric=Scaled(eta=0.0)), **k
+        m.parameters(), torch.optim.SGD, perturbation=Perturbation(metric=Ones(eta=0.0)), **k
     ),
     "f-sam with σ = 0": lambda m, **k: FSAM(m.parameters(), torch.optim.SGD, sigma=0.0, **k),
     "looksam with k = 1": lambda m, **k: LookSAM(m.parameters(), torch.optim.SGD, k=1, **k),
@@ -310,8 +310,8 @@ def test_zero_gradient_means_no_perturbation() -> None:
 
 @given(norm_value=st.floats(1e-6, 1e6), rho=st.floats(0, 10))
 def test_radius(norm_value: float, rho: float) -> None:
-    assert Normalized()(norm_value, rho) * norm_value == pytest.approx(rho, rel=2e-6)
-    assert Normalized()(0.0, rho) * 0.0 == 0.0
+    assert Normalized()(norm_value, rho, {}) * norm_value == pytest.approx(rho, rel=2e-6)
+    assert Normalized()(0.0, rho, {}) * 0.0 == 0.0
 
 
 def test_complex_parameters_are_moved_by_rho() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -13,6 +12,7 @@ from lowland.optim import (
     Evaluate,
     Gradient,
     Named,
+    Pass,
     Perturbation,
     Program,
     SharpnessAware,
@@ -28,7 +28,7 @@ def test_a_radius_of_ones_own() -> None:
     """Unnormalized SAM: φ(n) = ρ, so that w⁺ = (I − η(H + ρH²))w on a quadratic."""
     f, rho, lr = Quadratic(1), 0.3, 0.1
     w = f.w.detach()
-    unnormalized = Perturbation(radius=lambda norm, rho: rho + 0.0 * norm)
+    unnormalized = Perturbation(radius=lambda norm, rho, group: rho + 0.0 * norm)
     opt = SharpnessAware(f.parameters(), SGD, lr=lr, rho=rho, perturbation=unnormalized)
     f().backward()
     with opt.perturbed():
@@ -87,8 +87,8 @@ def test_a_plan_of_three_evaluations() -> None:
 def test_a_loss_term() -> None:
     """L + λ‖∇L‖ by double backward: on a quadratic exactly SAM with ρ = λ."""
 
-    def gradient_norm(values: Tensor, batch: Any, params: Sequence[Tensor]) -> Tensor:
-        grads = torch.autograd.grad(values.mean(), list(params), create_graph=True)
+    def gradient_norm(values: Tensor, at: Pass) -> Tensor:
+        grads = torch.autograd.grad(values.mean(), list(at.params), create_graph=True)
         return values + 0.3 * torch.sqrt(sum((g**2).sum() for g in grads))
 
     ends = []

@@ -41,6 +41,10 @@ def test_not_finite_means_skipped(name: str, form: str, which: int, bad: float, 
         out = losses(model)(x, y)
         return out * bad if calls == which else out
 
+    if name == "esam" and which == 2:
+        which = 3  # the second forward is the one that chooses examples
+    if name == "gradient-norm":
+        which = 1  # there is one pass
     with pytest.warns(RuntimeWarning, match="not finite"):
         _failing_step(form, opt, poisoned, data(50))
     assert equal(weights(model), before)
@@ -76,7 +80,7 @@ def _same(left: Any, right: Any) -> bool:
 
 
 @pytest.mark.parametrize("which", [0, 1, 2])
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", [n for n, m in METHODS.items() if m.kind != "base optimizer"])
 def test_skipping_on_the_device_agrees_with_skipping_on_the_host(name: str, which: int) -> None:
     ends = []
     for nonfinite in ("skip", "device"):

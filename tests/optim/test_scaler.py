@@ -7,18 +7,18 @@ from typing import Any
 
 import pytest
 import torch
-from forms import OWN, THREE, TWO_PASS, form_context, make, step_by
+from forms import NAMES_AND_FORMS, OWN, THREE, form_context, make, step_by
 from problems import data, equal, losses, network, weights
 from scaled import FORMS, by_context, mean_loss, scaler
 from torch import Tensor, nn
 from torch.amp import GradScaler
 
-from lowland.optim import FSAM, METHODS, MSAM, SAM, SharpnessAware
+from lowland.optim import FSAM, MSAM, SAM, SharpnessAware
 
 
 @pytest.mark.parametrize(
     ("name", "form"),
-    [(n, f) for n in METHODS for f in FORMS if n in TWO_PASS or f == "batch"],
+    NAMES_AND_FORMS,
 )
 @pytest.mark.parametrize("base", ["sgd", "adamw"])
 def test_a_scale_that_is_a_power_of_two_changes_nothing(name: str, form: str, base: str) -> None:
