@@ -153,6 +153,11 @@ class Recipe:
         for kind, name, names in known:
             if name not in names:
                 raise unknown(kind, name, names)
+        if self.method in METHODS and METHODS[self.method].kind == "base optimizer":
+            raise InputError(
+                f"{self.method} brings its own base optimizer, and runs are given one: choose "
+                "another method, or train with it from Python"
+            )
 
     def _check_numbers(self) -> None:
         for name in ("epochs", "batch_size", "evaluations", "rank_examples", "threads"):
