@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import signal
@@ -135,6 +136,8 @@ def start(recipe: Recipe, root: Path, workers: int) -> subprocess.Popen[str]:
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        # shells have jobs in the background ignore Ctrl-C, and their children too
+        preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     )
     assert process.stdout is not None
     assert [process.stdout.readline() for _ in range(workers)] == ["started\n"] * workers
