@@ -10,7 +10,7 @@ import torch
 from problems import closure_for, data, losses, network, weights
 from torch import Tensor, nn
 
-from lowland.optim import METHODS, SharpnessAware, create, label_weights
+from lowland.optim import MESA, METHODS, SAF, SharpnessAware, create, label_weights
 
 NARROW = {
     "0.weight": (4, 5), "0.bias": (4,), "1.weight": (4,), "1.bias": (4,), "3.weight": (3, 4),
@@ -25,6 +25,9 @@ OWN: dict[str, dict[str, Any]] = {
     "balanced-sam": {"weights": label_weights(torch.tensor([0, 0, 0, 1, 1, 2]))},
     "gsam": {"rho_min": 0.01, "lr_max": 0.1},
     "amp": {"inner_steps": 2},
+    "saf": {"examples": 64, "steps_per_epoch": 2, "back": 1, "start": 0},
+    "mesa": {"decay": 0.7},
+    "logits-sam": {"rho": 0.05},
 }
 BASES: dict[str, tuple[type[torch.optim.Optimizer], dict[str, Any]]] = {
     "sgd": (torch.optim.SGD, {"lr": 0.1, "momentum": 0.9, "weight_decay": 1e-3}),
@@ -67,8 +70,33 @@ def ways_in(name: str) -> list[str]:
     return ["closure", "batch"] if opt.needs_closure else list(FORMS)
 
 
+def on_batch(opt: Any, model: nn.Module | None, fn: Any, batch: Any, **more: Any) -> Any:
+    """``step(loss_fn=, batch=)`` with what the method wants beside losses, inputs and labels."""
+    model = model or opt._engine.model
+    if isinstance(opt, SAF | MESA):
+        fn = with_logits(model, fn)
+    if isinstance(opt, SAF):
+        batch = (*batch, torch.arange(len(batch[0])))
+    return opt.step(loss_fn=fn, batch=batch, **more)
+
+
+def with_logits(model: nn.Module, fn: Any) -> Any:
+    """A loss function that returns the last outputs of the model too."""
+
+    def both(x: Tensor, y: Tensor, *numbers: Tensor) -> tuple[Tensor, Tensor]:
+        said: list[Tensor] = []
+        hook = model.register_forward_hook(lambda module, args, out: said.append(out))
+        try:
+            found = fn(x, y)
+        finally:
+            hook.remove()
+        return found, said[-1]
+
+    return both
+
+
 def form_batch(opt: Any, model: nn.Module, x: Tensor, y: Tensor) -> None:
-    opt.step(loss_fn=losses(model), batch=(x, y))
+    on_batch(opt, model, losses(model), (x, y))
 
 
 def form_closure(opt: Any, model: nn.Module, x: Tensor, y: Tensor) -> None:
@@ -117,11 +145,11 @@ NAMES_AND_FORMS = [(name, form) for name, ways in WAYS.items() for form in ways]
 """Methods with the ways in that they have."""
 
 
-def failing(form: str, opt: Any, fn: Any, batch: Any, perturbs: bool) -> None:
+def failing(form: str, opt: Any, model: nn.Module, fn: Any, batch: Any, perturbs: bool) -> None:
     """The passes of one step in this form with `fn` as the loss, which fails on the way."""
     x, y = batch
     if form == "batch":
-        opt.step(loss_fn=fn, batch=(x, y))
+        on_batch(opt, model, fn, (x, y))
     elif form == "closure":
 
         def closure() -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from forms import on_batch
 from problems import losses
 from torch import Tensor, nn
 from torch.amp import GradScaler
@@ -56,7 +57,7 @@ def by_two_steps(opt: Any, loss: Loss, grad_scaler: Any, x: Tensor, y: Tensor) -
 
 
 def by_batch(opt: Any, loss: Loss, grad_scaler: Any, x: Tensor, y: Tensor) -> None:
-    opt.step(loss_fn=loss, batch=(x, y), scaler=grad_scaler)
+    on_batch(opt, None, loss, (x, y), scaler=grad_scaler)
     grad_scaler.update()
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import forms
 import pytest
 import torch
-from forms import FORMS, THREE, TWO_PASS, alone
+from forms import FORMS, THREE, TWO_PASS, alone, on_batch
 from problems import closure_for, data, equal, losses, network, weights
 from torch import nn
 
@@ -25,7 +25,7 @@ def make(name: str, model: nn.Module, base: int, **options: Any) -> SharpnessAwa
 
 def go(opt: Any, model: nn.Module, steps: range) -> None:
     for i in steps:
-        opt.step(loss_fn=losses(model), batch=data(i))
+        on_batch(opt, model, losses(model), data(i))
 
 
 def through_a_file(state: Any) -> Any:
@@ -106,7 +106,7 @@ def test_a_plain_checkpoint_loads_into_it_and_back(name: str, base: int) -> None
     back.load_state_dict(state)
     opt.param_groups[0]["rho"] = 0.0
     for i in range(5, 8):
-        opt.step(loss_fn=losses(model), batch=data(i))
+        on_batch(opt, model, losses(model), data(i))
         back.step(closure_for(back, twin, *data(i)))
     assert equal(weights(model), weights(twin))
     assert saved.keys() == after.keys()

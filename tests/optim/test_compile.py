@@ -33,15 +33,16 @@ def compiled(backend: Any, **options: Any) -> tuple[nn.Module, nn.Module]:
     return model, torch.compile(model, backend=backend, **options)  # type: ignore[return-value]
 
 
-GRAPHS = {"m-sam": 2, "rw-sam": 2, "esam": 3}
+GRAPHS = {"m-sam": 2, "rw-sam": 2, "esam": 3, "mesa": 2}
 """m-SAM sees shards of 5 and 2 examples; forwards without a backward are graphs of their own."""
+REFUSED = {"sl-sam": "switches requires_grad, which compiles", "logits-sam": "wants one forward"}
 
 
 @pytest.mark.parametrize(
-    ("name", "form"), [pair for pair in NAMES_AND_FORMS if pair[0] != "sl-sam"]
+    ("name", "form"), [pair for pair in NAMES_AND_FORMS if pair[0] not in REFUSED]
 )
 def test_no_recompilation_from_one_step_to_the_next(name: str, form: str) -> None:
-    """All graphs are compiled in the first step. SL-SAM switches requires_grad, which compiles."""
+    """All graphs are compiled in the first step."""
     graphs = Graphs()
     model, fast = compiled(graphs, dynamic=False)
     twin = network(3)
@@ -51,7 +52,10 @@ def test_no_recompilation_from_one_step_to_the_next(name: str, form: str) -> Non
         FORMS[form](opt, fast, *data(i))
         FORMS[form](eager, twin, *data(i))
         counts.append(graphs.count)
-    assert set(counts) == {GRAPHS.get(name, 1)}
+    if (name, form) == ("last-layer-sam", "batch"):
+        assert set(counts[1:]) == {2}, "the first step found that one forward is not possible"
+    else:
+        assert set(counts) == {GRAPHS.get(name, 1)}
     for a, b in zip(weights(model), weights(twin), strict=True):
         torch.testing.assert_close(a, b)
     for a, b in zip(model.buffers(), twin.buffers(), strict=True):

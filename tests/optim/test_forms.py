@@ -9,6 +9,7 @@ from forms import (
     TWO_PASS,
     alone,
     make,
+    on_batch,
     run,
 )
 from problems import data, equal, losses, network, weights
@@ -44,7 +45,7 @@ def test_rho_zero_is_the_base_bit_for_bit(name: str, base: str) -> None:
 
     for i in range(5):
         x, y = data(i)
-        opt.step(loss_fn=loss_fn, batch=(x, y))
+        on_batch(opt, model, loss_fn, (x, y))
         plain.zero_grad()
         losses(twin)(x, y).mean().backward()
         plain.step()
@@ -93,5 +94,5 @@ def test_learning_rate_zero_leaves_every_bit(name: str, dtype: torch.dtype) -> N
     before = weights(model)
     opt = make(name, model, lr=0.0, rho=0.5, weight_decay=0.0, momentum=0.0)
     for _ in range(20):
-        opt.step(loss_fn=losses(model), batch=(x, y))
+        on_batch(opt, model, losses(model), (x, y))
         assert equal(weights(model), before)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from forms import NAMES_AND_FORMS, OWN, THREE, form_context, make, step_by
+from forms import NAMES_AND_FORMS, OWN, THREE, form_context, make, on_batch, step_by
 from problems import data, equal, losses, network, weights
 from scaled import FORMS, by_context, mean_loss, scaler
 from torch import Tensor, nn
@@ -30,7 +30,7 @@ def test_a_scale_that_is_a_power_of_two_changes_nothing(name: str, form: str, ba
         x, y = data(i)
         loss = losses(model) if form == "batch" else mean_loss(model)
         FORMS[form](opt, loss, grad_scaler, x, y)
-        plain.step(loss_fn=losses(twin), batch=(x, y))
+        on_batch(plain, twin, losses(twin), (x, y))
         assert equal(weights(model), weights(twin)), i
     assert equal(list(model.buffers()), list(twin.buffers()))
     assert grad_scaler.get_scale() == 2.0**15

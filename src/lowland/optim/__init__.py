@@ -14,7 +14,8 @@ from lowland.optim.fsam import FSAM
 from lowland.optim.gcsam import GCSAM
 from lowland.optim.gradient import Gradient, Part
 from lowland.optim.gradient_norm import GradientNorm
-from lowland.optim.gsam import GSAM
+from lowland.optim.gsam import GSAM, MinusOrthogonal
+from lowland.optim.lastlayer import LastLayerSAM, LogitsSAM
 from lowland.optim.layerwise import AWP, LayerwiseSAM
 from lowland.optim.looksam import LookSAM
 from lowland.optim.methods import METHODS, Method, create
@@ -47,7 +48,7 @@ from lowland.optim.plan import (
 from lowland.optim.radii import Mixed, Normalized, Pullback, Radius, Unnormalized
 from lowland.optim.rwsam import RWSAM
 from lowland.optim.sam import SAM
-from lowland.optim.samon import SAMON, LastLayerSAM
+from lowland.optim.samon import SAMON
 from lowland.optim.schedules import Cosine, Linear, Schedule
 from lowland.optim.selections import (
     Everything,
@@ -60,6 +61,7 @@ from lowland.optim.selections import (
 from lowland.optim.sharpness_aware import SharpnessAware
 from lowland.optim.slsam import SLSAM
 from lowland.optim.step import Step, StepRecord
+from lowland.optim.trajectory import MESA, SAF
 from lowland.optim.transforms import Centralized, MinusRunningMean, Transform
 from lowland.optim.uncorrected import UncorrectedAdaGrad, UncorrectedAdam
 from lowland.optim.universal import DetSAM, FrobSAM, Measure, TraceSAM, UniversalSAM
@@ -74,10 +76,12 @@ __all__ = [
     "FSAM",
     "GCSAM",
     "GSAM",
+    "MESA",
     "METHODS",
     "MSAM",
     "NSAM",
     "RWSAM",
+    "SAF",
     "SAM",
     "SAMON",
     "SLSAM",
@@ -105,12 +109,14 @@ __all__ = [
     "LayerwiseSAM",
     "LightSAM",
     "Linear",
+    "LogitsSAM",
     "LookSAM",
     "LossTerm",
     "Matrices",
     "Measure",
     "Method",
     "Metric",
+    "MinusOrthogonal",
     "MinusRunningMean",
     "Mixed",
     "MongeSAM",

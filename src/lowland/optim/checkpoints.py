@@ -76,8 +76,8 @@ def make_slots(engine: Engine) -> None:
     while isinstance(request, Evaluate):
         request = program.send(Evaluation(gradient))
     program.close()
-    for p, key, value in step.new_state():
-        engine.state[p][key] = value
+    for write in step.new_state():
+        write.into(engine.state)
     engine.has_slots = True
 
 

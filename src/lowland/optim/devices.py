@@ -99,6 +99,30 @@ class Devices:
         dist.all_reduce(sums, group=self.replicas.modules[0].process_group)
         return sums[:-1] / sums[-1]
 
+    def gather(self, values: Tensor) -> Tensor:
+        """The values of all devices that have shares of the batch, along the first dimension."""
+        for group in self._sharing():
+            sizes = [
+                torch.zeros((), dtype=torch.int64, device=values.device)
+                for _ in range(dist.get_world_size(group))
+            ]
+            dist.all_gather(sizes, torch.tensor(len(values), device=values.device), group=group)
+            most = max(map(int, sizes))
+            padded = torch.cat([values, values.new_zeros(most - len(values), *values.shape[1:])])
+            held = [torch.empty_like(padded) for _ in sizes]
+            dist.all_gather(held, padded, group=group)
+            values = torch.cat([part[: int(n)] for part, n in zip(held, sizes, strict=True)])
+        return values
+
+    def _sharing(self) -> list[Any]:
+        """The process groups among whose members the batch is divided."""
+        if self.replicas.modules:
+            return [self.replicas.modules[0].process_group]
+        if not self.gathered.modules():
+            return []
+        mesh: Any = next(p.device_mesh for p in self.params if is_sharded(p))  # type: ignore[attr-defined]
+        return list(mesh.get_all_groups())
+
     @property
     def together(self) -> bool:
         """Whether what one process finds in its gradients, all of them find by themselves."""

@@ -98,23 +98,9 @@ class Displacement:
         self._moved, self._saved = moved, saved
         self.displaced = True
         made = [shift.take() for shift in moves]  # at w: metrics look at the weights
-        for shift, directions in zip(moves, made, strict=True):
-            self._add(shift.weights, directions, shift.scale)
-
-    def _add(self, weights: list[Tensor], directions: list[Tensor], scale: Any) -> None:
-        unseen = isinstance(scale, Tensor) or (
-            isinstance(scale, list) and any(isinstance(s, Tensor) for s in scale)
-        )
         narrow = any(flat.dtype == torch.float16 for flat in self._store.flat)
-        if not (unseen or narrow or isinstance(scale, list)):
-            torch._foreach_add_(weights, directions, alpha=scale)
-            return
-        # float16 has no room for a scale like ρ/‖g‖: the product is formed in float32
-        wide = [d.to(wide_dtype(d.dtype)) for d in directions]
-        if isinstance(scale, list):
-            wide, scale = [d * s for d, s in zip(wide, scale, strict=True)], 1.0
-        product = contained(wide, scale) if unseen else torch._foreach_mul(wide, scale)
-        torch._foreach_add_(weights, product)
+        for shift, directions in zip(moves, made, strict=True):
+            _add(shift.weights, directions, shift.scale, narrow)
 
     def come_back(self) -> None:
         """Put w back, bit for bit. Safe to call at any time and any number of times."""
@@ -141,6 +127,33 @@ class Displacement:
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles start with no buffers of their own."""
         return Displacement().__dict__
+
+
+def _add(weights: list[Tensor], directions: list[Tensor], scale: Any, narrow: bool) -> None:
+    """w ← w + s·d; `narrow` says that some of the weights are float16."""
+    unseen = isinstance(scale, Tensor) or (
+        isinstance(scale, list) and any(isinstance(s, Tensor) for s in scale)
+    )
+    if not (unseen or narrow or isinstance(scale, list)):
+        torch._foreach_add_(weights, directions, alpha=scale)
+        return
+    # float16 has no room for a scale like ρ/‖g‖: the product is formed in float32
+    wide = [d.to(wide_dtype(d.dtype)) for d in directions]
+    if isinstance(scale, list):
+        wide, scale = [d * s for d, s in zip(wide, scale, strict=True)], 1.0
+    product = contained(wide, scale) if unseen else torch._foreach_mul(wide, scale)
+    torch._foreach_add_(weights, product)
+
+
+def destination(moves: Move) -> dict[Tensor, Tensor]:
+    """Where a move leads, as new tensors beside the weights, which stay; the move is used up."""
+    there: dict[Tensor, Tensor] = {}
+    for shift in moves:
+        copies = [w.detach().clone() for w in shift.weights]
+        narrow = any(w.dtype == torch.float16 for w in copies)
+        _add(copies, shift.take(), shift.scale, narrow)
+        there.update(zip(shift.weights, copies, strict=True))
+    return there
 
 
 def contained(tensors: list[Tensor], scale: Scale) -> list[Tensor]:

@@ -191,8 +191,8 @@ class Engine:
         return Step(self, self.factor(), examples, scaling)
 
     def program(self, step: Step) -> Program:
-        """The plan of this step; the plain one where the method does not act."""
-        return self.plan(step) if self.acts() else plain_step(step)
+        """The plan of this step; where the method does not act, its `resting` or a plain step."""
+        return (self.plan if self.acts() else getattr(self.plan, "resting", plain_step))(step)
 
     @torch.no_grad()
     def run(self, evaluator: Evaluator, scaling: Scaling | None = None) -> Any:
@@ -268,7 +268,7 @@ class Engine:
             found = collect(self.groups)  # which may be none of those in the loss
         elif request.gradient:
             found = self.standing("the closure or loss function")
-        return Evaluation(found, loss, outcome.examples, outcome.losses)
+        return Evaluation(found, loss, outcome.examples, outcome.losses, outcome.outputs)
 
     def _refuse_none(self, first: bool) -> None:
         if first and self.last is not None and not collect(self.groups).parts:
@@ -327,8 +327,8 @@ class Engine:
             self._report(step)
         writes, hypers = step.new_state(), step.new_hypers()
         take_base_step(self, step, request.drift)
-        for p, key, value in writes:
-            self.state[p][key] = value
+        for write in writes:
+            write.into(self.state)
         for group in self.groups if hypers else ():
             group.update(hypers)
         self._count(skipped=step.found if self.on_device else 0)

@@ -52,11 +52,12 @@ def does_nothing(closure: Closure, groups: Sequence[Group]) -> bool:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Mean loss, number of examples, and their losses where they are known one by one."""
+    """Mean loss, number of examples, their losses where known one by one, outputs if asked for."""
 
     loss: Any
     examples: int
     losses: Tensor | None = None
+    outputs: Sequence[Any] = ()
 
 
 @contextlib.contextmanager
@@ -150,7 +151,8 @@ class BatchEvaluator:
             batch = batch if part is None else _take(batch, part, self.examples)
         if request.choose is not None:
             with torch.no_grad():
-                losses = _one_each(self._losses(batch, _examples(batch)), _examples(batch))
+                losses, _ = self._losses(batch, request)
+                losses = _one_each(losses, _examples(batch))
                 index = request.choose(losses)
             outcome = self._run(request, _take(batch, index, _examples(batch)), exchange)
             return Outcome(losses.mean(), outcome.examples, outcome.losses)  # of all examples
@@ -158,22 +160,32 @@ class BatchEvaluator:
 
     def _run(self, request: Evaluate, batch: Any, exchange: bool) -> Outcome:
         n = _examples(batch)
+        kept: list[Any] = []
+
+        def forward() -> Tensor:
+            losses, kept[:] = self._losses(batch, request)
+            return losses
+
         with torch.set_grad_enabled(request.gradient):
-            losses = self._losses(batch, n)
-            loss = losses.mean()
+            if request.around is None:
+                losses = at_w = forward()
+            else:
+                at_w, losses = request.around(forward, lambda: self._share(exchange, splits=False))
+            loss = at_w.mean()
+            wanted = loss if at_w is losses else losses.mean()
         each = losses.detach() if losses.numel() == n and losses.ndim == 1 else None
         if request.gradient and (losses.requires_grad or request.only is None):
-            wanted = loss
             if request.weigh is not None:
                 weights = request.weigh(_one_each(losses.detach(), n))
                 wanted = (losses * weights.to(losses.dtype)).sum()
             self._differentiate(wanted, self._share(exchange, splits=request.part is not None))
-        return Outcome(loss, n, each)
+        return Outcome(loss, n, each, kept)
 
     def _one_by_one(self, request: Evaluate, batches: Sequence[Any], exchange: bool) -> Outcome:
         if not batches:
             raise InputError(NO_DATA)
         mean: Any = 0.0
+        kept: list[Any] = []
         sizes = [_examples(batch) for batch in batches]
         own = batches is self._batches
         for i, (batch, n) in enumerate(zip(batches, sizes, strict=True)):
@@ -183,12 +195,14 @@ class BatchEvaluator:
                 self._devices.replicas.exchange(exchange and last),
                 torch.set_grad_enabled(request.gradient),
             ):
-                loss = self._losses(batch, n).mean()
+                losses, outputs = self._losses(batch, request, number=i)
+                loss = losses.mean()
                 if request.gradient:
                     share = self._share(exchange, splits=False) if own else 1.0
                     self._differentiate(loss, share * weight)
             mean = mean + loss.detach() * weight
-        return Outcome(mean, sum(sizes))
+            kept += outputs
+        return Outcome(mean, sum(sizes), outputs=kept)
 
     def _share(self, exchange: bool, splits: bool) -> float:
         """The factor of `Devices.share`, asked for once, when a forward has found the replicas."""
@@ -199,7 +213,9 @@ class BatchEvaluator:
     def _differentiate(self, loss: Tensor, factor: float) -> None:
         self._backward(loss if factor == 1.0 else loss * factor)
 
-    def _losses(self, batch: Any, n: int) -> Tensor:
+    def _losses(self, batch: Any, request: Evaluate, number: int = 0) -> tuple[Tensor, list[Any]]:
+        """The losses with their terms, and the outputs in a list if they were asked for."""
+        n = _examples(batch)
         losses, outputs = _call(self._loss_fn, batch), None
         if isinstance(losses, tuple) and len(losses) == 2:
             losses, outputs = losses
@@ -209,12 +225,16 @@ class BatchEvaluator:
                 f"loss_fn returned {shape} for {n} examples: return one loss per example, "
                 f"shape ({n},), or their mean"
             )
-        if self._terms:
+        terms = self._terms if request.term is None else (*self._terms, request.term)
+        if terms:
             params = [p for group in self._groups for p in group["params"] if p.requires_grad]
-            at = Pass(batch, params, outputs, self._groups[0]["sam_step"], self.away, self.radius)
-            for term in self._terms:
+            count = self._groups[0]["sam_step"]
+            at = Pass(batch, params, outputs, count, self.away, self.radius, number)
+            for term in terms:
                 losses = term(losses, at)
-        return losses
+        if not request.outputs:
+            return losses, []
+        return losses, [outputs.detach() if isinstance(outputs, Tensor) else outputs]
 
 
 def scaled_backward(scaling: Scaling | None) -> Backward:

@@ -21,6 +21,7 @@ from lowland.optim.fsam import FSAM
 from lowland.optim.gcsam import GCSAM
 from lowland.optim.gradient_norm import GradientNorm
 from lowland.optim.gsam import GSAM
+from lowland.optim.lastlayer import LastLayerSAM, LogitsSAM
 from lowland.optim.layerwise import AWP, LayerwiseSAM
 from lowland.optim.looksam import LookSAM
 from lowland.optim.monge import MongeSAM
@@ -29,9 +30,10 @@ from lowland.optim.mup import MuP2
 from lowland.optim.nsam import NSAM
 from lowland.optim.rwsam import RWSAM
 from lowland.optim.sam import SAM
-from lowland.optim.samon import SAMON, LastLayerSAM
+from lowland.optim.samon import SAMON
 from lowland.optim.sharpness_aware import SharpnessAware
 from lowland.optim.slsam import SLSAM
+from lowland.optim.trajectory import MESA, SAF
 from lowland.optim.universal import DetSAM, FrobSAM, TraceSAM
 from lowland.optim.usam import USAM, UnifiedSAM
 from lowland.optim.wsam import WSAM
@@ -70,8 +72,8 @@ _ALL = (
     Method("unified-sam", UnifiedSAM, "perturbation", "2503.02225", "2", "1 copy"),
     Method("asam", ASAM, "perturbation", "2102.11600", "2", "1 copy", "model= to tell biases"),
     Method("layerwise-sam", LayerwiseSAM, "perturbation", "2203.02714", "2", "1 copy"),
-    Method("last-layer-sam", LastLayerSAM, "perturbation", "2405.20439", "2",
-           "copy of the output layer", "model="),
+    Method("last-layer-sam", LastLayerSAM, "perturbation", "2405.20439",
+           "1 with loss_fn=, else 2", "copy of the output layer", "model="),
     Method("sam-on", SAMON, "perturbation", "2306.04226", "2", "copy of norm layers", "model="),
     Method("monge-sam", MongeSAM, "perturbation", "2502.08448", "2", "1 copy"),
     Method("mup2", MuP2, "perturbation", "2411.00075", "2", "1 copy", "model=, base_model="),
@@ -93,8 +95,14 @@ _ALL = (
     Method("amp", AMP, "plan", "2010.04925", "1 + K", "1 copy, ε", "step(closure) or loss_fn="),
     Method("awp", AWP, "perturbation", "2004.05884", "2", "1 copy"),
     Method("esam", ESAM, "plan", "2110.03141", "1 + γ + a forward", "1 copy", "losses per example"),
+    Method("saf", SAF, "loss term", "2205.14083", "1", "examples · classes · (Ẽ + 1)",
+           "losses and logits, examples=, steps_per_epoch=, indices in the batch"),
+    Method("mesa", MESA, "loss term", "2205.14083", "1 + a forward", "average, 2 to 3 copies",
+           "losses and logits"),
     Method("sl-sam", SLSAM, "plan", "2602.09395", "2 forwards, 2 partial backwards",
            "copy of active tensors", "step(closure) or loss_fn="),
+    Method("logits-sam", LogitsSAM, "perturbation", "2603.18258", "1",
+           "copies of the output layer", "model=, loss_fn=, batch="),
     Method("adasam", AdaSAM, "base optimizer", "2303.00565", "2", "1 copy, m, v, v̂", "no base"),
     Method("lightsam", LightSAM, "base optimizer", "2505.24399", "2",
            "1 copy, 2 to 4 accumulators", "no base"),

@@ -10,20 +10,29 @@ from torch.optim import Optimizer
 
 from lowland.core.errors import InputError
 from lowland.optim.checks import check_whole
-from lowland.optim.gradient import WeightedMean
-from lowland.optim.plan import Evaluate, Program, Update
+from lowland.optim.gradient import WeightedMean, owned
+from lowland.optim.plan import Combine, Evaluate, Program, Update
 from lowland.optim.sharpness_aware import SharpnessAware
 from lowland.optim.step import Step
 
 
 @dataclass(frozen=True)
 class PerShard:
-    """[w, w+ε_s] for each shard s of m examples; u is the example-weighted mean of the g̃_s."""
+    """[w, w+ε_s] for each shard s of m examples; u is the example-weighted mean of the g̃_s.
+
+    Attributes:
+        m: examples per shard; None takes the caller's micro-batches.
+        combine: what is made of (g_s, g̃_s) instead of g̃_s.
+    """
 
     m: int | None
-    keeps_gradient: bool = False
+    combine: Combine | None = None
     splits: ClassVar[bool] = True
     defaults: ClassVar[tuple[str, ...]] = ("m",)
+
+    @property
+    def keeps_gradient(self) -> bool:
+        return self.combine is not None
 
     def perturbs(self, count: int, hyper: dict[str, Any]) -> bool:
         return True
@@ -32,10 +41,16 @@ class PerShard:
         assert step.examples is not None
         mean = WeightedMean()
         for part in self._parts(step, step.examples):
-            at = step.perturb((yield Evaluate(part=part, ascent=True)))
+            first = yield Evaluate(part=part, ascent=self.combine is None)
+            at = step.perturb(first)
+            g = None if self.combine is None else owned(first.gradient)
+            del first
             second = yield Evaluate(at=at, part=part)
-            mean.add(second.gradient, second.examples)
-            del second  # or its gradient would live through the next shard's passes
+            u = second.gradient
+            if self.combine is not None and g is not None:
+                u = self.combine(g, u, step)
+            mean.add(u, second.examples)
+            del second, u  # or its gradient would live through the next shard's passes
         yield Update(mean.value(final=True))
 
     @staticmethod
@@ -68,6 +83,8 @@ class MSAM(SharpnessAware):
         m: examples per ε. Small m means a stronger effect at the same ρ. Without m, the caller's
             micro-batches are the shards: ``opt.step(loss_fn=..., batches=[...])``.
         rho: ρ = ‖ε_s‖.
+        combine: (g_s, g̃_s, step) → u_s, whose mean is descended instead: `MinusOrthogonal` is GSAM
+            on shards.
         **options: everything that `SharpnessAware` takes, and the base optimizer's arguments.
 
     Call as ``opt.step(loss_fn=per_example_loss, batch=(x, y))``. Cost: 2 passes over the batch in
@@ -81,8 +98,9 @@ class MSAM(SharpnessAware):
         *,
         m: int | None = None,
         rho: float = 0.05,
+        combine: Combine | None = None,
         **options: Any,
     ) -> None:
         if m is not None:
             check_whole("m", m, least=1)
-        super().__init__(params, base, rho=rho, plan=PerShard(m), **options)
+        super().__init__(params, base, rho=rho, plan=PerShard(m, combine), **options)

@@ -39,6 +39,19 @@ Choose = Callable[[Tensor], Tensor]
 """From losses, one per example, to what is made of them."""
 
 
+class Around(Protocol):
+    """What a plan does around the forward of one evaluation.
+
+    Called with a function that runs the loss function on the batch, which may be called more than
+    once, and with the factor by which losses are weighed among devices (known after a forward).
+    Returns the losses at w and those to be differentiated.
+    """
+
+    def __call__(
+        self, forward: Callable[[], Tensor], share: Callable[[], float], /
+    ) -> tuple[Tensor, Tensor]: ...
+
+
 @dataclass(frozen=True)
 class Evaluate:
     """A request for a gradient, or for losses.
@@ -61,6 +74,9 @@ class Evaluate:
         only: parameters that get gradients; the backward stops below the lowest of them.
         again: under ``replay_rng``, with the random numbers of the first evaluation; so are all
             evaluations away from w.
+        term: a loss term of this evaluation alone, after the optimizer's own.
+        outputs: the answer has what the loss function returns beside the losses.
+        around: in place of one forward; not with micro-batches.
     """
 
     at: Move | None = None
@@ -73,6 +89,9 @@ class Evaluate:
     frozen: bool = False
     only: Collection[Tensor] | None = None
     again: bool = False
+    term: LossTerm | None = None
+    outputs: bool = False
+    around: Around | None = None
 
 
 @dataclass
@@ -85,12 +104,15 @@ class Evaluation:
         examples: how many there were.
         losses: the losses of the examples, shape (n,), detached, where the loss function gives
             them one by one.
+        outputs: where they were asked for, what the loss function returned beside the losses of
+            each micro-batch, detached if a tensor.
     """
 
     gradient: Gradient
     loss: Any = None
     examples: float = 1
     losses: Tensor | None = None
+    outputs: Sequence[Any] = ()
 
     def each(self, who: str) -> Tensor:
         """The losses of the examples.
@@ -137,6 +159,7 @@ class Pass:
         away: whether the weights are w+ε.
         radius: ρ of the first parameter group in this step, its schedule included; 0 where the
             method does not act.
+        number: which of the micro-batches it is.
     """
 
     batch: Any
@@ -145,6 +168,7 @@ class Pass:
     step: int = 0
     away: bool = False
     radius: float = 0.0
+    number: int = 0
 
 
 class LossTerm(Protocol):
@@ -165,6 +189,8 @@ class Plan(Protocol):
             only ``step(loss_fn=, batch=)`` works.
         needs_closure: whether it makes other passes than [w, w+ε], so that the optimizer has to
             make them itself. May be left out: False.
+        resting: the program of steps in which the method does not act (ρ = 0, before `start`). May
+            be left out: the base optimizer's own step.
         keeps_gradient: whether the gradient at w is needed after the second pass.
         defaults: names of its hyperparameters, which live in the parameter groups.
     """

@@ -1,4 +1,4 @@
-"""SAM on some layers only: the normalization layers, or the output layer."""
+"""SAM-ON: SAM on the normalization layers only."""
 
 from __future__ import annotations
 
@@ -10,43 +10,8 @@ from torch.optim import Optimizer
 
 from lowland.optim.metrics import Elementwise, Euclidean
 from lowland.optim.perturbation import Perturbation
-from lowland.optim.selections import NormLayers, OutputLayer
+from lowland.optim.selections import NormLayers
 from lowland.optim.sharpness_aware import SharpnessAware
-
-
-class LastLayerSAM(SharpnessAware):
-    """Springer et al. 2024 (arXiv 2405.20439): perturb the output layer, descend everything.
-
-        ε = ρ·g_H / ‖g_H‖ on weight and bias of the last linear layer, 0 elsewhere
-
-    Args:
-        model: the network. Required.
-        head: name of the output layer; None takes the last ``nn.Linear``.
-        bias: perturb its bias too.
-        rho: ρ = ‖ε‖ over the output layer.
-        perturbation: "global" or "local", as for `SAM`.
-        **options: everything that `SharpnessAware` takes, and the base optimizer's arguments.
-
-    Raises:
-        InputError: no model, or one without a linear layer.
-
-    Cost: 2 full passes; a copy of the output layer. Confidence: medium, from the text.
-    """
-
-    def __init__(
-        self,
-        params: Iterable[Any],
-        base: type[Optimizer] | Optimizer | None = None,
-        *,
-        model: nn.Module | None = None,
-        head: str | None = None,
-        bias: bool = True,
-        rho: float = 0.05,
-        perturbation: str = "global",
-        **options: Any,
-    ) -> None:
-        rule = Perturbation(OutputLayer(head, bias), across=perturbation)
-        super().__init__(params, base, rho=rho, model=model, perturbation=rule, **options)
 
 
 class SAMON(SharpnessAware):

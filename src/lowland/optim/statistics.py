@@ -181,7 +181,7 @@ class RunningStatistics:
         self._seen = self._seen or not isinstance(module, torch.fx.GraphModule)
         if type(module) in self._others:
             return
-        if torch.compiler.is_compiling() or _is_compiled(module):
+        if torch.compiler.is_compiling() or is_compiled(module):
             if self.model is None:
                 raise RuntimeError(_ASK_FOR_MODEL)
             return
@@ -234,7 +234,8 @@ def _compiled_graphs() -> int:
     return 0 if utils is None else int(utils.counters["stats"].get("unique_graphs", 0))
 
 
-def _is_compiled(module: nn.Module) -> bool:
+def is_compiled(module: nn.Module) -> bool:
+    """Whether it is compiled as it stands."""
     if isinstance(module, torch._dynamo.OptimizedModule):
         return True
     return getattr(module, "_compiled_call_impl", None) is not None  # by module.compile()

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,7 +17,7 @@ from lowland.core.perturbation import (
     non_finite_flag,
     tensor_norms,
 )
-from lowland.core.sharding import placed_like
+from lowland.core.sharding import local, placed_like
 from lowland.optim.ascent import Ascent, wide_type
 from lowland.optim.displacement import Move, Shift
 from lowland.optim.gradient import Gradient, Group, Part, WeightedMean, remembered
@@ -76,6 +76,23 @@ class StepRecord:
         if self.loss is None or self.perturbed_loss is None:
             return None
         return self.perturbed_loss - self.loss
+
+
+@dataclass(frozen=True)
+class Write:
+    """A change of the per-parameter state: the whole entry, or some rows of it."""
+
+    param: Tensor
+    key: str
+    value: Tensor
+    rows: tuple[Tensor | int, ...] | None = None
+
+    def into(self, state: State) -> None:
+        """Make it."""
+        if self.rows is None:
+            state[self.param][self.key] = self.value
+        else:
+            state[self.param][self.key][self.rows] = self.value
 
 
 RANDOM_SHARDS = (
@@ -152,6 +169,7 @@ class Step:
         self._norm: Tensor | None = None
         self._size: Tensor | None = None
         self._staged: list[tuple[str, Gradient]] = []
+        self._rows: list[Write] = []
         self._hypers: dict[str, Any] = {}
 
     @property
@@ -171,6 +189,13 @@ class Step:
     def stage(self, key: str, new: Gradient) -> None:
         """Write ``state[p][key]`` for every parameter of `new` once the step has been taken."""
         self._staged.append((key, new))
+
+    def stage_rows(self, write: Write) -> None:
+        """Write some rows of an entry once the step has been taken.
+
+        Such an entry has a shape of its own, and is that of the first parameter.
+        """
+        self._rows.append(write)
 
     def stage_hyper(self, key: str, value: Any) -> None:
         """Write ``group[key]`` for every parameter group once the step has been taken."""
@@ -240,6 +265,43 @@ class Step:
         """All parameters of the optimizer that are trained."""
         return [p for group in self._engine.groups for p in group["params"] if p.requires_grad]
 
+    @property
+    def anchor(self) -> Tensor:
+        """The first parameter, whose state has what belongs to no parameter alone."""
+        first: Tensor = self._engine.groups[0]["params"][0]
+        return first
+
+    def each(self, make: Callable[[Tensor, Tensor], Tensor]) -> Gradient:
+        """A tensor for every trained parameter, made of it and of its share that is here."""
+        parts = []
+        for group in self._engine.groups:
+            params = [p for p in group["params"] if p.requires_grad]
+            parts.append(Part(group, params, [make(p, local(p)) for p in params]))
+        return Gradient([part for part in parts if part.params])
+
+    @property
+    def groups(self) -> Sequence[Group]:
+        """The parameter groups."""
+        return self._engine.groups
+
+    @property
+    def local(self) -> bool:
+        """Whether ε is each device's own."""
+        return self._engine.devices.replicas.local
+
+    def shared(self, gradient: Gradient) -> Gradient:
+        """The mean over devices of a gradient that they have not exchanged, unless ε is local."""
+        if self.local or not self._engine.devices.replicas.modules:
+            return gradient
+        flat = torch.cat([t.reshape(-1) for t in gradient.tensors])
+        pieces = torch.split(self.average(flat, 1.0), [t.numel() for t in gradient.tensors])
+        pairs = zip(pieces, gradient.tensors, strict=True)
+        return gradient.like([piece.view_as(t) for piece, t in pairs])
+
+    def gather(self, values: Tensor) -> Tensor:
+        """What all devices that share the batch have, along the first dimension."""
+        return self._engine.devices.gather(values)
+
     def generator(self, seed: int, number: int = 0) -> torch.Generator:
         """Random numbers on the host, as a function of the seed, the step and `number`."""
         return counter_based(torch.device("cpu"), seed, self.count, number)
@@ -255,11 +317,7 @@ class Step:
         if self.split:
             raise InputError(RANDOM_SHARDS)
         generator = counter_based(self._engine.device, seed, self.count, number)
-        parts = []
-        for group in self._engine.groups:
-            params = [p for p in group["params"] if p.requires_grad]
-            parts.append(Part(group, params, [_random(p, kind, generator) for p in params]))
-        return self._engine.select(Gradient([p for p in parts if p.params]), None)
+        return self._engine.select(self.each(lambda p, _: _random(p, kind, generator)), None)
 
     @property
     def split(self) -> bool:
@@ -303,23 +361,33 @@ class Step:
             self.bad = bool(self.found)
         return self.bad
 
-    def new_state(self) -> list[tuple[Tensor, str, Tensor]]:
-        """(parameter, key, value) of all state that this step changes, computed but not written.
+    def new_state(self) -> list[Write]:
+        """All state that this step changes, computed but not written.
 
         On the device, values stay what they were where anything was not finite, and 0 where there
         were none: the host does not know whether the step is taken.
         """
         self._stage_transform()
-        self._engine.owns_state = self._engine.owns_state or bool(self._staged)
-        writes: list[tuple[Tensor, str, Tensor]] = []
+        self._engine.owns_state = self._engine.owns_state or bool(self._staged or self._rows)
+        writes = [self._contained(write) for write in self._rows]
         for key, new in self._staged:
             for p, value in zip(new.params, new.tensors, strict=True):
                 if self._engine.on_device:
                     old = remembered(self.state, p, key)
                     old = torch.zeros_like(value) if old is None else old
                     value = torch.where(self.found > 0, old, value)
-                writes.append((p, key, placed_like(value, p)))
+                writes.append(Write(p, key, placed_like(value, p)))
         return writes
+
+    def _contained(self, write: Write) -> Write:
+        """The same, or what stands there already if the host cannot know of a skip."""
+        if not self._engine.on_device:
+            return write
+        if write.rows is None:
+            old = torch.zeros_like(write.value)
+        else:
+            old = self.state[write.param][write.key][write.rows]
+        return replace(write, value=torch.where(self.found > 0, old, write.value))
 
     def new_hypers(self) -> dict[str, Any]:
         """The hyperparameters that this step changes; on the device, the old ones if skipped."""
