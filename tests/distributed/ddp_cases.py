@@ -9,17 +9,19 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from forms import FORMS, TWO_PASS, WAYS, form_batch, make
+from forms import FORMS, TWO_PASS, WAYS, form_batch, make, on_batch
 from problems import data, losses, network, weights
 from torch import Tensor, nn
 from torch.amp import GradScaler
 from torch.nn.parallel import DistributedDataParallel
 
-from lowland.optim import MSAM, SAM, SharpnessAware
+from lowland.optim import MSAM, SAF, SAM, SharpnessAware
 
 DOUBLE = torch.float64
 STEPS = 4
 SGD: dict[str, Any] = {"rho": 0.3, "lr": 0.1, "momentum": 0.9}
+
+TRAJECTORY: dict[str, Any] = {"examples": 8, "steps_per_epoch": 1, "back": 1, "start": 0}
 
 
 def shares(i: int, rank: int, world: int, n: int = 24) -> tuple[Tensor, Tensor]:
@@ -357,3 +359,20 @@ def plans(rank: int, world: int, folder: str) -> dict[str, Any]:
                     form_batch(opt, parallel, *shares(i, rank, world))
             out[f"{name} {start}"] = weights(model)
     return out
+
+
+def epochs(count: int, n: int = 8) -> list[Tensor]:
+    """The examples' numbers of each epoch: from epoch to epoch they change places."""
+    return [torch.arange(n).roll(3 * epoch) for epoch in range(count)]
+
+
+def wandering(rank: int, world: int, folder: str) -> dict[str, Any]:
+    """SAF where an example was on another device when its logits were recorded."""
+    model = network(3, DOUBLE, norm=False)
+    parallel = DistributedDataParallel(model)
+    opt = SAF(parallel.parameters(), torch.optim.SGD, **TRAJECTORY, **SGD)
+    x, y = data(0, 8, DOUBLE)
+    for numbers in epochs(4):
+        mine = numbers.tensor_split(world)[rank]
+        on_batch(opt, parallel, losses(parallel), (x[mine], y[mine]), numbers=mine)
+    return {"saf": weights(model)}

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 import torch
-from ddp_cases import DOUBLE, SGD, STEPS
-from forms import FORMS, TWO_PASS, form_batch, make
+from ddp_cases import DOUBLE, SGD, STEPS, TRAJECTORY, epochs
+from forms import FORMS, TWO_PASS, form_batch, make, on_batch
 from problems import data, equal, losses, network, weights
 from ranks import all_skipped_the_second, finish, run, start
 from torch import Tensor
 
-from lowland.optim import MSAM, SAM
+from lowland.optim import MSAM, SAF, SAM
 
 WORLDS = [2, pytest.param(4, marks=pytest.mark.slow)]
 
@@ -132,3 +132,21 @@ def test_a_failing_rank_leaves_the_others_at_w_and_not_waiting(world: int, tmp_p
         name, at_w = torch.load(tmp_path / f"failed-{rank}.pt", weights_only=False)
         assert at_w, (rank, printed[rank])
         assert (name == "MemoryError") == (rank == 1)
+
+
+def test_what_was_said_of_an_example_elsewhere_is_known(tmp_path: Path) -> None:
+    """SAF's record is that of one process, though examples move between devices."""
+    found = same_everywhere(run("ddp_cases", "wandering", 2, tmp_path), "saf")
+    model = network(3, DOUBLE, norm=False)
+    opt = SAF(model.parameters(), torch.optim.SGD, **TRAJECTORY, **SGD)
+    x, y = data(0, 8, DOUBLE)
+    for numbers in epochs(4):
+        on_batch(opt, model, losses(model), (x[numbers], y[numbers]), numbers=numbers)
+    assert close(found, weights(model))
+    plain_model = network(3, DOUBLE, norm=False)
+    base = torch.optim.SGD(plain_model.parameters(), lr=SGD["lr"], momentum=SGD["momentum"])
+    for numbers in epochs(4):
+        base.zero_grad()
+        losses(plain_model)(x[numbers], y[numbers]).mean().backward()
+        base.step()
+    assert not close(found, weights(plain_model)), "the term is there"

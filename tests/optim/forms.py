@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from problems import closure_for, data, losses, network, weights
 from torch import Tensor, nn
 
@@ -70,13 +71,17 @@ def ways_in(name: str) -> list[str]:
     return ["closure", "batch"] if opt.needs_closure else list(FORMS)
 
 
-def on_batch(opt: Any, model: nn.Module | None, fn: Any, batch: Any, **more: Any) -> Any:
+def on_batch(
+    opt: Any, model: nn.Module | None, fn: Any, batch: Any, numbers: Any = None, **more: Any
+) -> Any:
     """``step(loss_fn=, batch=)`` with what the method wants beside losses, inputs and labels."""
     model = model or opt._engine.model
     if isinstance(opt, SAF | MESA):
         fn = with_logits(model, fn)
     if isinstance(opt, SAF):
-        batch = (*batch, torch.arange(len(batch[0])))
+        n = len(batch[0])
+        rank = dist.get_rank() if dist.is_initialized() else 0
+        batch = (*batch, torch.arange(n) + n * rank if numbers is None else numbers)
     return opt.step(loss_fn=fn, batch=batch, **more)
 
 

@@ -152,7 +152,8 @@ class OneForward:
         at_w = losses.detach()
         del losses  # its graph, down to the logits, is not needed any more
         with torch.no_grad():
-            move = self._step.perturb(Evaluation(self._step.shared(gradient), None, len(at_w)))
+            examples = self._step.examples or 1
+            move = self._step.perturb(Evaluation(self._step.shared(gradient), None, examples))
             there = destination(move)
         with self._answering(calls, there):
             losses = forward()

@@ -61,7 +61,7 @@ class PastLogits:
         index: where the batch has the examples' numbers: an index or a key.
         temperature: T.
         back: Ẽ, how many epochs ago.
-        dtype: of the record.
+        dtype: of the record; None is that of the logits.
     """
 
     examples: int
@@ -69,7 +69,7 @@ class PastLogits:
     index: int | str = 2
     temperature: float = 5.0
     back: int = 3
-    dtype: torch.dtype = torch.float32
+    dtype: torch.dtype | None = None
     keeps_gradient: ClassVar[bool] = False
     splits: ClassVar[bool] = True
     defaults: ClassVar[tuple[str, ...]] = ("temperature",)
@@ -82,7 +82,7 @@ class PastLogits:
 
         def term(losses: Tensor, at: Pass) -> Tensor:
             logits, numbers = _logits(at, "SAF"), self._numbers(at)
-            said.append((numbers.to(logits.device), logits.detach().to(self.dtype)))
+            said.append((numbers.to(logits.device), logits.detach().to(self.dtype or logits.dtype)))
             if at.radius == 0:
                 return losses
             return losses + at.radius * self._since(step, said[-1][0], logits)
@@ -152,7 +152,7 @@ class SAF(SharpnessAware):
         temperature: T.
         back: Ẽ.
         start: the first step with the term; None is that of epoch 5. The record begins at step 0.
-        dtype: of the record; ``torch.float16`` halves it.
+        dtype: of the record; None is that of the logits, ``torch.float16`` half of float32.
         **options: everything that `SharpnessAware` takes, and the base optimizer's arguments.
 
     λ = 0.3, T = 5, Ẽ = 3 and epoch 5 are those of the authors' run scripts; their argument defaults
@@ -178,7 +178,7 @@ class SAF(SharpnessAware):
         temperature: float = 5.0,
         back: int = 3,
         start: int | None = None,
-        dtype: torch.dtype = torch.float32,
+        dtype: torch.dtype | None = None,
         **options: Any,
     ) -> None:
         if examples is None or steps_per_epoch is None:
