@@ -13,7 +13,7 @@ from ranks import all_skipped_the_second, run
 from shard_cases import DOUBLE, NAMES, SAVED, STEPS, with_groups
 from torch import Tensor
 
-from lowland.optim import SAM
+from lowland.optim import METHODS, SAM
 
 WORLDS = [2, pytest.param(4, marks=pytest.mark.slow)]
 
@@ -60,6 +60,34 @@ def test_fully_sharded_is_one_process(world: int, tmp_path: Path) -> None:
         assert abs(norm / opt.last.metrics()["perturbation_norm"] - 1) < 1e-9
     if world == 4:
         assert any(0 in result["shares"] for result in results), "some shares are empty"
+
+
+REFUSED = {
+    "sam-on": "no normalization layer",  # this network has none
+    "rw-sam": "not drawn over shards",
+    "trace-sam": "not drawn over shards",
+    "det-sam": "not drawn over shards",
+    "frob-sam": "not drawn over shards",
+    "sl-sam": "draws whole tensors",
+    "gradient-norm": "differentiates by whole parameters",
+    "logits-sam": "parameters are sharded",
+}
+OWN_EXAMPLES = ("m-sam", "esam")
+"""Every device divides its own share of the batch, or chooses from it."""
+
+
+def test_every_method_on_shards_is_one_process_or_refuses(tmp_path: Path) -> None:
+    results = run("family_cases", "family", 2, tmp_path)
+    for name in METHODS:
+        for result in results:
+            found = result[name]
+            if name in REFUSED:
+                assert isinstance(found, str), name
+                assert REFUSED[name] in found, name
+            elif name in OWN_EXAMPLES:
+                assert equal(found, results[0][name]), name
+            else:
+                assert close(found, alone(name)[0]), name
 
 
 @pytest.mark.parametrize("world", WORLDS)

@@ -31,6 +31,8 @@ def tensor_norms(tensors: Sequence[Tensor], order: float = 2.0) -> list[Tensor]:
     on), so their norms are float32.
     """
     tensors = list(tensors)
+    if not tensors:
+        return []
     if any(t.dtype in HALF for t in tensors):
         return [torch.linalg.vector_norm(t, order, dtype=wide_dtype(t.dtype)) for t in tensors]
     return list(torch._foreach_norm(tensors, order))

@@ -10,8 +10,15 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from lowland.core.errors import InputError
+from lowland.core.sharding import any_sharded
 from lowland.optim.plan import OnePass, Pass
 from lowland.optim.sharpness_aware import SharpnessAware
+
+SHARDED = (
+    "gradient-norm regularisation differentiates by whole parameters, and these are sharded: use "
+    "DDP, or SAM, which has the same gradient to first order"
+)
 
 
 @dataclass(frozen=True)
@@ -28,6 +35,8 @@ class NormPenalty:
     def __call__(self, losses: Tensor, at: Pass, /) -> Tensor:
         if at.radius == 0:
             return losses
+        if any_sharded(at.params):
+            raise InputError(SHARDED)
         grads = torch.autograd.grad(
             losses.mean(), list(at.params), create_graph=True, allow_unused=True
         )
