@@ -33,6 +33,7 @@ DOUBLE = torch.float64
 STEPS = 4
 NAMES = ("sam", "asam", "f-sam", "looksam")
 SAVED = [(name, form) for name in ("sam", "f-sam", "looksam") for form in THREE]
+SAVED += [("mesa", "batch")]
 
 
 def whole(model: nn.Module) -> list[Tensor]:

@@ -152,3 +152,25 @@ def epsilon_in(opt: SharpnessAware, model: nn.Module, x: Tensor, y: Tensor) -> l
 
     opt.step(loss_fn=fn, batch=(x, y))
     return seen
+
+
+class Counted(nn.Module):
+    """Counts its forwards, with dropout and BatchNorm on the way to the output layer."""
+
+    def __init__(self, dropout: float = 0.0) -> None:
+        super().__init__()
+        torch.manual_seed(3)
+        self.body = nn.Sequential(nn.Linear(5, 7), nn.BatchNorm1d(7), nn.Dropout(dropout))
+        self.head = nn.Linear(7, 3)
+        self.forwards = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.forwards += 1
+        return self.head(self.body(x).tanh())  # type: ignore[no-any-return]
+
+
+def trained(kind: type[SharpnessAware], model: nn.Module, fn: Any, batches: Any, **own: Any) -> Any:
+    opt = kind(model.parameters(), SGD, model=model, **{**BASE, **own})
+    for batch in batches:
+        opt.step(loss_fn=fn, batch=batch)
+    return opt

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from family import BASE, DTYPES, SGD, close, within
+from family import BASE, DTYPES, SGD, Counted, close, trained, within
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from problems import data, equal, losses, weights
@@ -17,42 +17,10 @@ from torch import Tensor, nn
 from torch.amp import GradScaler
 from torch.nn.functional import cross_entropy, linear, logsigmoid
 
-from lowland.core.errors import InputError
 from lowland.optim import (
-    ASAM,
-    SAM,
-    Elementwise,
     LastLayerSAM,
     LogitsSAM,
-    LookSAM,
-    MinusRunningMean,
-    OutputLayer,
-    Perturbation,
-    SharpnessAware,
 )
-from lowland.optim.head import HeadPlan
-
-
-def trained(kind: type[SharpnessAware], model: nn.Module, fn: Any, batches: Any, **own: Any) -> Any:
-    opt = kind(model.parameters(), SGD, model=model, **{**BASE, **own})
-    for batch in batches:
-        opt.step(loss_fn=fn, batch=batch)
-    return opt
-
-
-class Counted(nn.Module):
-    """Counts its forwards, with dropout and BatchNorm on the way to the output layer."""
-
-    def __init__(self, dropout: float = 0.0) -> None:
-        super().__init__()
-        torch.manual_seed(3)
-        self.body = nn.Sequential(nn.Linear(5, 7), nn.BatchNorm1d(7), nn.Dropout(dropout))
-        self.head = nn.Linear(7, 3)
-        self.forwards = 0
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.forwards += 1
-        return self.head(self.body(x).tanh())  # type: ignore[no-any-return]
 
 
 @DTYPES
@@ -303,120 +271,3 @@ def test_autocast_runs_the_layer_as_the_network_does() -> None:
         opt = trained(LastLayerSAM, model, fn, [data(i) for i in range(3)], one_forward=one)
         ends.append((weights(model), opt.last.metrics()))
     close(ends[0][0], ends[1][0], 2e-3)
-
-
-# Where one forward cannot be
-
-
-class Scaled(Counted):
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x) * 2
-
-
-class WithLoss(Counted):
-    def forward(self, x: Tensor, y: Tensor | None = None) -> Any:
-        z = super().forward(x)
-        return (z, cross_entropy(z, y)) if y is not None else z
-
-
-class Twice(Counted):
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x) + 0 * self.head(torch.zeros(1, 7))
-
-
-@pytest.mark.parametrize(
-    ("kind", "fn", "said"),
-    [
-        (Scaled, lambda m, x, y: cross_entropy(m(x), y), "return the logits as they are"),
-        (WithLoss, lambda m, x, y: m(x, y)[1], "compute that in loss_fn"),
-        (Twice, lambda m, x, y: cross_entropy(m(x), y), "has to run once in each call"),
-    ],
-)
-def test_what_hinders_is_said_or_done_in_two_passes(kind: Any, fn: Any, said: str) -> None:
-    ends = []
-    for one in (None, False):
-        model = kind()
-        opt = LastLayerSAM(model.parameters(), SGD, model=model, rho=0.3, one_forward=one, **BASE)
-        for i in range(3):
-            opt.step(loss_fn=lambda x, y, m=model: fn(m, x, y), batch=data(i))
-        ends.append((weights(model), list(model.buffers()), model.forwards))
-    assert equal(ends[0][0], ends[1][0])
-    assert equal(ends[0][1], ends[1][1])
-    assert ends[0][2] == ends[1][2] == 6
-    model = kind()
-    before = weights(model)
-    opt = LogitsSAM(model.parameters(), SGD, model=model, lr=0.1)
-    with pytest.raises(InputError, match=said):
-        opt.step(loss_fn=lambda x, y: fn(model, x, y), batch=data(0))
-    assert equal(weights(model), before)
-
-
-def test_other_hindrances_are_said() -> None:
-    model, (x, y) = Counted(), data(0)
-    opt = LogitsSAM(model.parameters(), SGD, model=model, lr=0.1)
-    with pytest.raises(InputError, match="micro-batches"):
-        opt.step(loss_fn=losses(model), batches=[(x, y)])
-    with pytest.raises(InputError, match="pass the one that loss_fn runs"):
-        opt.step(
-            loss_fn=lambda x, y: cross_entropy(model.head(model.body(x).tanh()), y), batch=(x, y)
-        )
-    with pytest.raises(RuntimeError, match="loss_fn="):
-        opt.step(lambda: None)
-    compiled: Any = torch.compile(model, backend="eager")
-    opt = LogitsSAM(compiled.parameters(), SGD, model=compiled, lr=0.1)
-    with pytest.raises(InputError, match="compiled"):
-        opt.step(loss_fn=losses(compiled), batch=(x, y))
-    opt = LogitsSAM(model.parameters(), SGD, model=model, lr=0.1)
-    times = iter([1, 2])
-
-    def fickle(x: Tensor, y: Tensor) -> Tensor:
-        return sum(cross_entropy(model(x), y) for _ in range(next(times)))  # type: ignore[return-value]
-
-    with pytest.raises(RuntimeError, match="at w and more often"):
-        opt.step(loss_fn=fickle, batch=(x, y))
-    with pytest.raises(InputError, match="no linear layer"):
-        LogitsSAM(nn.Conv2d(1, 1, 1).parameters(), SGD, model=nn.Conv2d(1, 1, 1), lr=0.1)
-    with pytest.raises(InputError, match="model="):
-        LogitsSAM(model.parameters(), SGD, lr=0.1)
-
-
-# Combinations that nobody published
-
-
-def test_one_forward_under_other_directions_and_metrics() -> None:
-    """F-SAM's direction and ASAM's metric on the output layer: one forward is two passes."""
-    rule = Perturbation(OutputLayer(), MinusRunningMean(), Elementwise(eta=0.01))
-    ends = []
-    for one in (True, False):
-        model = Counted()
-        opt = SharpnessAware(
-            model.parameters(), SGD, model=model, perturbation=rule, rho=0.3,
-            plan=HeadPlan(model, one_forward=one), **BASE,
-        )  # fmt: skip
-        for i in range(4):
-            opt.step(loss_fn=losses(model), batch=data(i))
-        assert model.forwards == (4 if one else 8)
-        ends.append(weights(model))
-    assert equal(*ends)
-    other = Counted()
-    trained(ASAM, other, losses(other), [data(i) for i in range(4)], rho=0.3)
-    assert not equal(weights(other), ends[0])
-
-
-def test_looksam_on_the_last_layer_at_k_1_is_last_layer_sam() -> None:
-    models = [Counted(), Counted()]
-    looking = LookSAM(models[0].parameters(), SGD, model=models[0], rho=0.3, k=1, **BASE)
-    opts = [
-        SharpnessAware(
-            models[0].parameters(), SGD, model=models[0], rho=0.3,
-            plan=looking._engine.plan, perturbation=Perturbation(OutputLayer()), **BASE,
-        ),
-        LastLayerSAM(models[1].parameters(), SGD, model=models[1], rho=0.3, **BASE),
-    ]  # fmt: skip
-    for i in range(4):
-        for model, opt in zip(models, opts, strict=True):
-            opt.step(loss_fn=losses(model), batch=data(i))
-    close(weights(models[0]), weights(models[1]), 1e-6)
-    everywhere = Counted()
-    trained(SAM, everywhere, losses(everywhere), [data(i) for i in range(4)], rho=0.3)
-    assert not equal(weights(everywhere), weights(models[1]))

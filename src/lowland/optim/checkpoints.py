@@ -66,16 +66,20 @@ def make_slots(engine: Engine) -> None:
     rate 0 along zero gradients, and load what they then find a place for. The slots hold what a
     step of two passes leaves after such gradients. The next step drops what was not loaded.
     """
-    if not engine.keeps_gradient:
+    slots = getattr(engine.plan, "slots", None)
+    if slots is None and not engine.keeps_gradient:
         return
     step = engine.begin()
     step.count = step.hyper["start"]
-    gradient = collect(engine.groups)
-    program = engine.plan(step)
-    request = next(program)
-    while isinstance(request, Evaluate):
-        request = program.send(Evaluation(gradient))
-    program.close()
+    if slots is None:
+        gradient = collect(engine.groups)
+        program = engine.plan(step)
+        request = next(program)
+        while isinstance(request, Evaluate):
+            request = program.send(Evaluation(gradient))
+        program.close()
+    else:
+        slots(step)
     for write in step.new_state():
         write.into(engine.state)
     engine.has_slots = True

@@ -191,6 +191,8 @@ class Plan(Protocol):
             make them itself. May be left out: False.
         resting: the program of steps in which the method does not act (ρ = 0, before `start`). May
             be left out: the base optimizer's own step.
+        slots: stages what a step leaves in the state, in any values: places for distributed
+            checkpoints. May be left out where the default program shows it.
         keeps_gradient: whether the gradient at w is needed after the second pass.
         defaults: names of its hyperparameters, which live in the parameter groups.
     """

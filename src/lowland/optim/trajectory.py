@@ -232,6 +232,10 @@ class AveragedLogits:
         step.stage(AVERAGE, average)
         yield Update(answer.gradient)
 
+    def slots(self, step: Step) -> None:
+        """A place for the average."""
+        step.stage(AVERAGE, self.average(step))
+
     def average(self, step: Step) -> Gradient:
         """w_avg with the present weights taken in; the weights themselves in a first step."""
         decay = step.hyper["decay"]
