@@ -191,8 +191,8 @@ class Engine:
         return Step(self, self.factor(), examples, scaling)
 
     def program(self, step: Step) -> Program:
-        """The plan of this step; where the method does not act, its `resting` or a plain step."""
-        return (self.plan if self.acts() else getattr(self.plan, "resting", plain_step))(step)
+        """The plan of this step; where the method does not act, its `unperturbed` or a plain step."""
+        return (self.plan if self.acts() else getattr(self.plan, "unperturbed", plain_step))(step)
 
     @torch.no_grad()
     def run(self, evaluator: Evaluator, scaling: Scaling | None = None) -> Any:

@@ -189,7 +189,7 @@ class Plan(Protocol):
             only ``step(loss_fn=, batch=)`` works.
         needs_closure: whether it makes other passes than [w, w+ε], so that the optimizer has to
             make them itself. May be left out: False.
-        resting: the program of steps in which the method does not act (ρ = 0, before `start`). May
+        unperturbed: the program of steps in which the method does not act (ρ = 0, before `start`). May
             be left out: the base optimizer's own step.
         slots: stages what a step leaves in the state, in any values: places for distributed
             checkpoints. May be left out where the default program shows it.

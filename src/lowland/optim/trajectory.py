@@ -91,7 +91,7 @@ class PastLogits:
         self._note(step, said)
         yield Update(answer.gradient)
 
-    resting = __call__  # the record goes on where the term does not
+    unperturbed = __call__  # the record goes on where the term does not
 
     def _since(self, step: Step, numbers: Tensor, logits: Tensor) -> Tensor:
         """The divergence of each example; 0 where nothing was recorded then."""
@@ -225,7 +225,7 @@ class AveragedLogits:
         step.stage(AVERAGE, average)
         yield Update(answer.gradient)
 
-    def resting(self, step: Step) -> Program:
+    def unperturbed(self, step: Step) -> Program:
         """The average goes on where the term does not."""
         average = self.average(step)
         answer = yield Evaluate()
