@@ -1,4 +1,4 @@
-"""The base optimizer's step at w."""
+"""The base optimizer's step at w, and what goes with it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from lowland.optim.displacement import contained
-from lowland.optim.gradient import Gradient
+from lowland.optim.gradient import Gradient, clear
 
 if TYPE_CHECKING:
     from lowland.optim.engine import Engine
@@ -15,6 +15,28 @@ if TYPE_CHECKING:
 
 OWN = "sam_"
 """Prefix of everything of ours in the parameter groups and in the per-parameter state."""
+
+
+def confirm(engine: Engine, step: Step, u: Gradient | None) -> None:
+    """Whether the replicas have exchanged what they must; looked at in the first step."""
+    replicas, at_w = engine.devices.replicas, step.grad_norm
+    if engine.on_device or not replicas.unconfirmed(engine.devices.params, at_w):
+        return
+    try:
+        said = replicas.confirm(engine.device, at_w, None if u is None else step.norm(u))
+    except RuntimeError:
+        clear(engine.groups)
+        raise
+    if said:
+        engine.warn_once(said)
+
+
+def drop_own_state(engine: Engine) -> None:
+    """Forget what is ours in the per-parameter state."""
+    for slot in engine.state.values():
+        for key in [key for key in slot if str(key).startswith(OWN)]:
+            del slot[key]
+    engine.has_slots = False
 
 
 def take_base_step(engine: Engine, step: Step, drift: Gradient | None) -> None:

@@ -21,7 +21,7 @@ from torch.optim import Optimizer
 from lowland.core.errors import InputError
 from lowland.core.perturbation import mark_non_finite
 from lowland.optim.checks import check_common, check_group
-from lowland.optim.descent import OWN, take_base_step
+from lowland.optim.descent import confirm, drop_own_state, take_base_step
 from lowland.optim.devices import Devices
 from lowland.optim.displacement import Displacement, Move
 from lowland.optim.evaluators import (
@@ -32,8 +32,18 @@ from lowland.optim.evaluators import (
     only,
 )
 from lowland.optim.gradient import Gradient, Group, Part, clear, collect, put
+from lowland.optim.origin import go_home
 from lowland.optim.perturbation import Perturbation
-from lowland.optim.plan import Evaluate, Evaluation, LossTerm, Plan, Program, Update, plain_step
+from lowland.optim.plan import (
+    Evaluate,
+    Evaluation,
+    LossTerm,
+    Plan,
+    Program,
+    Update,
+    plain_step,
+    shared_names,
+)
 from lowland.optim.rng import GlobalRandomState
 from lowland.optim.scaling import LossScale, Scaling
 from lowland.optim.selections import Everything
@@ -72,7 +82,7 @@ class Engine:
     def __post_init__(self) -> None:
         self.devices = Devices(self.model, self.perturbation.across, self.split_over)
         self.loss_scale = LossScale()
-        self.displacement = Displacement()
+        self.displacement, self.origin = Displacement(), Displacement()
         self.random = GlobalRandomState()
         self.foreign = ForeignGradients()
         self.last: StepRecord | None = None
@@ -170,8 +180,7 @@ class Engine:
         """Selections, radii and intervals, said to be wrong before training starts."""
         for group in self.groups:
             check_group(group)
-        shared = getattr(self.plan, "common", ())
-        check_common(self.groups, ("start", "end", "every", *self.plan.defaults, *shared))
+        check_common(self.groups, shared_names(self.plan))
         self.devices.meet([p for group in self.groups for p in group["params"]])
         if self.devices.replicas.local and self.keeps_gradient:
             raise InputError(LOCAL_GRADIENT)
@@ -187,12 +196,13 @@ class Engine:
         self.devices.meet([p for group in self.groups for p in group["params"]])
         self.loss_scale.begin()
         if self.has_slots:  # they were never filled from a checkpoint
-            self.drop_own_state()
+            drop_own_state(self)
         return Step(self, self.factor(), examples, scaling)
 
     def program(self, step: Step) -> Program:
-        """The plan of this step; where the method does not act, its `unperturbed` or a plain step."""
-        return (self.plan if self.acts() else getattr(self.plan, "unperturbed", plain_step))(step)
+        """The plan of this step; where the method does not act, what the plan is without ε."""
+        rest = getattr(self.plan, "unperturbed", plain_step)
+        return self.plan(step) if self.acts() else rest(step)
 
     @torch.no_grad()
     def run(self, evaluator: Evaluator, scaling: Scaling | None = None) -> Any:
@@ -200,7 +210,7 @@ class Engine:
         if self.running:
             raise RuntimeError("step() inside the closure of step(): call it once, outside")
         step = self.begin(evaluator.examples, scaling)
-        step.micro_batches = evaluator.micro_batches
+        step.micro_batches, step.sizes = evaluator.micro_batches, evaluator.sizes
         closure = isinstance(evaluator, ClosureEvaluator)
         if closure:
             self.foreign.before(self.groups)
@@ -218,8 +228,14 @@ class Engine:
             self.loss_scale.end()
             return None
         finally:
-            self.running = False
-            program.close()
+            try:
+                go_home(self)
+            except BaseException:  # as in `_evaluate`
+                go_home(self)
+                raise
+            finally:
+                self.running = False
+                program.close()
         self.finish(step, request)
         return returned[0] if closure else step.loss.value
 
@@ -235,7 +251,7 @@ class Engine:
         try:
             if request.at is not None:
                 self.depart(request.at, watch=bool(returned) or step.count > 0)
-            elif request.frozen:
+            elif request.frozen or self.origin.displaced:
                 self.statistics.begin()
             if self.replay_rng:
                 again = returned and (away or request.again)
@@ -261,7 +277,7 @@ class Engine:
                 self.come_back()
                 raise
         returned.append(loss)
-        if request.gradient and request.data is None:
+        if request.gradient and request.data is None and not self.origin.displaced:
             (step.perturbed_loss if away else step.loss).add(loss, outcome.examples)
         found = Gradient([])
         if request.gradient and request.only is not None:
@@ -299,7 +315,7 @@ class Engine:
         move.clear()
 
     def come_back(self) -> None:
-        """To w, with running statistics and random state as they were. Idempotent."""
+        """Back from w+ε, with running statistics and random state as they were. Idempotent."""
         if self.displacement.displaced:
             self.displacement.come_back()
             if self.devices.shards.split:
@@ -307,7 +323,7 @@ class Engine:
             torch.clear_autocast_cache()
         self.statistics.end()
         self.random.resume()
-        self.away = False
+        self.away = self.origin.displaced
 
     def finish(self, step: Step, request: Evaluate | Update) -> None:
         """Descend along u, or skip the step if anything was not finite."""
@@ -322,7 +338,7 @@ class Engine:
             mark_non_finite(request.drift.tensors, step.found)
         if step.known_bad(u, host=not self.on_device):
             return self.skip(step)
-        self._confirm(step, u)
+        confirm(self, step, u)
         if self.on_device:
             self._report(step)
         writes, hypers = step.new_state(), step.new_hypers()
@@ -339,7 +355,7 @@ class Engine:
     def skip(self, step: Step) -> None:
         """Take no step: count it, and say so once."""
         self._standing = None
-        self._confirm(step, None)
+        confirm(self, step, None)
         self._report(step)
         self._count(skipped=1)
         total = self.groups[0]["sam_skipped"]
@@ -349,19 +365,6 @@ class Engine:
             "a gradient or its norm was not finite: weights and state are as before, the step was "
             "skipped (opt.last.skipped_total counts such steps; this is said once)"
         )
-
-    def _confirm(self, step: Step, u: Gradient | None) -> None:
-        """Whether the replicas have exchanged what they must; looked at in the first step."""
-        replicas, at_w = self.devices.replicas, step.grad_norm
-        if self.on_device or not replicas.unconfirmed(self.devices.params, at_w):
-            return
-        try:
-            said = replicas.confirm(self.device, at_w, None if u is None else step.norm(u))
-        except RuntimeError:
-            clear(self.groups)
-            raise
-        if said:
-            self.warn_once(said)
 
     def _report(self, step: Step) -> None:
         """Tell this process's scaler what others may have found."""
@@ -374,13 +377,6 @@ class Engine:
             group["sam_step"] += 1
             group["sam_skipped"] = group["sam_skipped"] + skipped
 
-    def drop_own_state(self) -> None:
-        """Forget what is ours in the per-parameter state."""
-        for slot in self.state.values():
-            for key in [key for key in slot if str(key).startswith(OWN)]:
-                del slot[key]
-        self.has_slots = False
-
     def warn_once(self, message: str) -> None:
         """A RuntimeWarning, the first time only."""
         if message not in self._warned:
@@ -389,7 +385,7 @@ class Engine:
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles take the settings; what belongs to a moment starts anew."""
-        if self.displacement.displaced:
+        if self.displacement.displaced or self.origin.displaced:
             raise RuntimeError("the weights are at w+ε: finish the step before copying it")
         return {
             **self.__dict__,

@@ -85,6 +85,7 @@ class ClosureEvaluator:
 
     examples: int | None = None
     micro_batches: int | None = None
+    sizes: Sequence[int] = ()
 
     def __init__(self, closure: Closure) -> None:
         self._closure = closure
@@ -126,8 +127,8 @@ class BatchEvaluator:
             raise InputError(ONE_BATCH)
         self._loss_fn, self._batches, self._backward = loss_fn, batches, backward
         self._terms, self._groups, self._devices = terms, groups, devices
-        self._sizes = [_examples(batch) for batch in batches]
-        self.examples = sum(self._sizes)
+        self.sizes = [_examples(batch) for batch in batches]
+        self.examples = sum(self.sizes)
         self.micro_batches = len(batches) if split else None
         self._factor: float | None = None
         self.away, self.radius = False, radius
@@ -144,11 +145,7 @@ class BatchEvaluator:
             if request.weigh or request.choose:
                 raise InputError(ONE_BATCH)
             return self._one_by_one(request, self._batches, exchange)
-        if isinstance(request.part, int):
-            batch = self._batches[request.part]
-        else:
-            batch, part = self._batches[0], request.part
-            batch = batch if part is None else _take(batch, part, self.examples)
+        batch = self._part(request.part)
         if request.choose is not None:
             with torch.no_grad():
                 losses, _ = self._losses(batch, request)
@@ -157,6 +154,12 @@ class BatchEvaluator:
             outcome = self._run(request, _take(batch, index, _examples(batch)), exchange)
             return Outcome(losses.mean(), outcome.examples, outcome.losses)  # of all examples
         return self._run(request, batch, exchange)
+
+    def _part(self, part: slice | Tensor | int | tuple[int, slice | Tensor] | None) -> Any:
+        if part is None or isinstance(part, int):
+            return self._batches[part or 0]
+        number, inside = part if isinstance(part, tuple) else (0, part)
+        return _take(self._batches[number], inside, self.sizes[number])
 
     def _run(self, request: Evaluate, batch: Any, exchange: bool) -> Outcome:
         n = _examples(batch)
@@ -207,7 +210,7 @@ class BatchEvaluator:
     def _share(self, exchange: bool, splits: bool) -> float:
         """The factor of `Devices.share`, asked for once, when a forward has found the replicas."""
         if exchange and self._factor is None:
-            self._factor = self._devices.share(self._sizes, splits)
+            self._factor = self._devices.share(self.sizes, splits)
         return self._factor if exchange and self._factor is not None else 1.0
 
     def _differentiate(self, loss: Tensor, factor: float) -> None:

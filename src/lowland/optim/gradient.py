@@ -175,7 +175,7 @@ class WeightedMean:
                 self._sums[p] = t * weight
 
     def value(self, final: bool = False) -> Gradient:
-        """The mean so far.
+        """The mean so far; of a sum the accumulator itself, which goes on growing.
 
         Args:
             final: nothing comes after this; the accumulator itself becomes the mean.
@@ -185,12 +185,13 @@ class WeightedMean:
         parts = []
         for group in self._groups:
             params = [p for p in group["params"] if p in self._sums]
-            weight = 1.0 if self.summed else self.weight
             tensors = [self._sums[p] for p in params]
-            if final:
-                torch._foreach_div_(tensors, weight)
+            if self.summed:
+                pass
+            elif final:
+                torch._foreach_div_(tensors, self.weight)
             else:
-                tensors = list(torch._foreach_div(tensors, weight))
+                tensors = list(torch._foreach_div(tensors, self.weight))
             parts.append(Part(group, params, tensors))
         if final:
             self._first, self._sums = Gradient(parts), {}

@@ -58,7 +58,7 @@ def check_whole(engine: Engine) -> None:
         RuntimeError: the method evaluates parts of the batch, or has loss terms.
     """
     if engine.plan.splits:
-        raise RuntimeError(SPLITS)
+        raise RuntimeError(getattr(engine.plan, "asks", SPLITS))
     if engine.loss_terms:
         raise RuntimeError(TERMS)
 

@@ -61,7 +61,7 @@ class Evaluate:
     Attributes:
         at: where: None is w, otherwise what `Step.perturb` returned.
         part: which examples of the batch (a slice or an index tensor), or the number of one of its
-            micro-batches; None is all of them.
+            micro-batches, or both, as (number, examples of it); None is all of them.
         ascent: the gradient makes ε and nothing else. With ``perturbation="local"`` the devices do
             not exchange it.
         gradient: False asks for losses alone: one forward, nothing kept for a backward.
@@ -80,7 +80,7 @@ class Evaluate:
     """
 
     at: Move | None = None
-    part: slice | Tensor | int | None = None
+    part: slice | Tensor | int | tuple[int, slice | Tensor] | None = None
     ascent: bool = False
     gradient: bool = True
     weigh: Choose | None = None
@@ -189,12 +189,14 @@ class Plan(Protocol):
             only ``step(loss_fn=, batch=)`` works.
         needs_closure: whether it makes other passes than [w, w+ε], so that the optimizer has to
             make them itself. May be left out: False.
-        unperturbed: the program of steps in which the method does not act (ρ = 0, before `start`). May
-            be left out: the base optimizer's own step.
         slots: stages what a step leaves in the state, in any values: places for distributed
             checkpoints. May be left out where the default program shows it.
         keeps_gradient: whether the gradient at w is needed after the second pass.
         defaults: names of its hyperparameters, which live in the parameter groups.
+        per_group: those of them in which groups may differ. May be left out: none.
+        asks: what a caller who makes the passes himself is told, where it splits. May be left out.
+        unperturbed: the program of a step in which the method does not act (ρ = 0, say). May be
+            left out: `plain_step`.
     """
 
     defaults: ClassVar[tuple[str, ...]]
@@ -210,6 +212,12 @@ class Plan(Protocol):
         ...
 
     def __call__(self, step: Step) -> Program: ...
+
+
+def shared_names(plan: Plan) -> list[str]:
+    """Names of the hyperparameters that belong to the step as a whole."""
+    names = ("start", "end", "every", *plan.defaults, *getattr(plan, "common", ()))
+    return [name for name in names if name not in getattr(plan, "per_group", ())]
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from lowland.optim.evaluators import (
 )
 from lowland.optim.passes import PassSettings, PerturbedPass, UserPasses, check_whole
 from lowland.optim.perturbation import Perturbation
-from lowland.optim.plan import LossTerm, Plan, TwoPass
+from lowland.optim.plan import LossTerm, Plan, TwoPass, shared_names
 from lowland.optim.scaling import CLOSURE_BY_SCALER, STEP_BY_SCALER, Handoff
 from lowland.optim.statistics import RunningStatistics
 from lowland.optim.status import Status
@@ -346,8 +346,7 @@ class SharpnessAware(Status, Optimizer):
             plan, first = self._engine.plan, self.param_groups[0]
             for name in plan.defaults:  # they may have moved since
                 param_group.setdefault(name, first[name])
-            names = ("start", "end", "every", *plan.defaults, *getattr(plan, "common", ()))
-            check_common([first, {**self.defaults, **param_group}], names)
+            check_common([first, {**self.defaults, **param_group}], shared_names(plan))
             for counter in ("sam_step", "sam_skipped"):
                 param_group[counter] = first[counter]
         check_group({**self.defaults, **param_group})

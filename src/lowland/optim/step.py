@@ -21,6 +21,7 @@ from lowland.core.sharding import local, placed_like
 from lowland.optim.ascent import Ascent, wide_type
 from lowland.optim.displacement import Move, Shift
 from lowland.optim.gradient import Gradient, Group, Part, WeightedMean, remembered
+from lowland.optim.origin import settle
 from lowland.optim.plan import ONE_BATCH
 from lowland.optim.rng import counter_based
 from lowland.optim.scaling import Scaling
@@ -148,6 +149,7 @@ class Step:
         hyper: the hyperparameters of the first parameter group.
         examples: the number of examples of the batch, where the engine has it.
         micro_batches: into how many parts the caller has split it, where he has.
+        sizes: the numbers of examples of those parts, or of the one batch.
         scaling: the gradient scaler of this step, if there is one.
         found: 1 once anything was found not to be finite, on the device; else 0.
         bad: the same, where the host already knows.
@@ -161,6 +163,7 @@ class Step:
         self.count: int = self.hyper["sam_step"]
         self.examples, self.scaling = examples, scaling
         self.micro_batches: int | None = None
+        self.sizes: Sequence[int] = ()
         self.found = non_finite_flag(engine.device)
         self.bad = False
         self.loss, self.perturbed_loss = MeanLoss(), MeanLoss()
@@ -236,6 +239,16 @@ class Step:
             exact = torch.full((), scale, device=self._engine.device)
         return [Shift(part.weights, part.tensors, exact) for part in tensors]
 
+    def settle(self, move: Move) -> None:
+        """Stand at w + move, whatever came before; an empty move is back at w.
+
+        The evaluations and perturbations that follow start from there: the plan, and metrics, see
+        these weights. They are away from w: running statistics do not move, and their losses are
+        not those that ``opt.last`` shows. The engine goes back to w when the plan has ended or
+        failed. Memory: one more copy of the tensors that move.
+        """
+        settle(self._engine, move)
+
     def need_one_batch(self) -> None:
         """Raise where the caller has split the batch and the method compares its examples.
 
@@ -259,6 +272,11 @@ class Step:
     def reads_freely(self) -> bool:
         """Whether the host may look at numbers without waiting for a device."""
         return self._engine.reads_freely
+
+    @property
+    def groups(self) -> list[Group]:
+        """All parameter groups."""
+        return self._engine.groups
 
     @property
     def params(self) -> list[Tensor]:

@@ -1,0 +1,43 @@
+"""Plans that leave w for a while: the weights that evaluations start from.
+
+A client of a federated round goes from w to weights of its own, and each of its steps has a
+perturbation around those. So there are two moves, one on top of the other: from w to where the
+plan stands, and from there to where a gradient is wanted.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from lowland.optim.displacement import Move
+
+if TYPE_CHECKING:
+    from lowland.optim.engine import Engine
+
+
+def settle(engine: Engine, move: Move) -> None:
+    """Stand at w + move, whatever came before; an empty move is back at w."""
+    go_home(engine)
+    if move:
+        engine.away = True
+        engine.origin.go(move)
+        _forget(engine)
+
+
+def go_home(engine: Engine) -> None:
+    """Back to w, bit for bit. Safe to call at any time and any number of times."""
+    if engine.origin.displaced:
+        if engine.displacement.displaced:
+            engine.come_back()
+        engine.origin.come_back()
+        engine.away = False
+        _forget(engine)
+
+
+def _forget(engine: Engine) -> None:
+    """Let go of copies of the weights as they were."""
+    if engine.devices.shards.split:
+        engine.devices.gathered.release()
+    torch.clear_autocast_cache()
