@@ -29,7 +29,19 @@ OWN: dict[str, dict[str, Any]] = {
     "saf": {"examples": 64, "steps_per_epoch": 2, "back": 1, "start": 0},
     "mesa": {"decay": 0.7},
     "logits-sam": {"rho": 0.05},
+    "fedsam": {"local_steps": 2},
+    "fedasam": {"local_steps": 2},
+    "mofedsam": {"local_steps": 2},
 }
+ONE_LOCAL_STEP: dict[str, Any] = {"local_steps": 1, "local_lr": 1.0}
+PLAIN: dict[str, dict[str, Any]] = {
+    "balanced-sam": {"weights": torch.ones(3)},
+    "fedsam": ONE_LOCAL_STEP,
+    "fedasam": ONE_LOCAL_STEP,
+    "mofedsam": {**ONE_LOCAL_STEP, "beta": 1.0},
+}
+"""What makes a method the base optimizer on one batch, beside ρ = 0: FedAvg of one client with one
+step of size 1 is."""
 BASES: dict[str, tuple[type[torch.optim.Optimizer], dict[str, Any]]] = {
     "sgd": (torch.optim.SGD, {"lr": 0.1, "momentum": 0.9, "weight_decay": 1e-3}),
     "sgd foreach": (torch.optim.SGD, {"lr": 0.1, "momentum": 0.9, "foreach": True}),

@@ -10,7 +10,7 @@ from typing import Any
 import forms
 import pytest
 import torch
-from forms import FORMS, THREE, TWO_PASS, alone, on_batch
+from forms import FORMS, PLAIN, THREE, TWO_PASS, alone, on_batch
 from problems import closure_for, data, equal, losses, network, weights
 from torch import nn
 
@@ -92,7 +92,7 @@ def test_a_plain_checkpoint_loads_into_it_and_back(name: str, base: int) -> None
         plain.step(closure_for(plain, model, *data(i)))
     saved, plain_state = copy.deepcopy(model.state_dict()), copy.deepcopy(plain.state_dict())
 
-    opt = make(name, model, base)
+    opt = make(name, model, base, **PLAIN.get(name, {}))
     opt.load_state_dict(plain_state)
     assert opt.param_groups[0]["rho"] == 0.3, "what the plain one does not say stays"
     go(opt, model, range(3, 5))

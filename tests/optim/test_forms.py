@@ -6,6 +6,7 @@ import pytest
 import torch
 from forms import (
     BASES,
+    PLAIN,
     TWO_PASS,
     alone,
     make,
@@ -34,8 +35,7 @@ def test_all_ways_in_give_the_same_bits(name: str, form: str) -> None:
 @pytest.mark.parametrize("name", METHODS)
 def test_rho_zero_is_the_base_bit_for_bit(name: str, base: str) -> None:
     model, twin = network(3), network(3)
-    ones = {"weights": torch.ones(3)} if name == "balanced-sam" else {}
-    opt = make(name, model, base, rho=0.0, **ones)
+    opt = make(name, model, base, rho=0.0, **PLAIN.get(name, {}))
     plain = alone(name, twin, base)
     calls = []
 

@@ -10,6 +10,7 @@ from lowland.optim.amp import AMP
 from lowland.optim.asam import ASAM
 from lowland.optim.balanced import BalancedSAM, label_weights
 from lowland.optim.esam import ESAM
+from lowland.optim.federated import FedASAM, FedSAM, MoFedSAM
 from lowland.optim.fsam import FSAM
 from lowland.optim.gcsam import GCSAM
 from lowland.optim.gradient import Gradient, Part
@@ -99,6 +100,8 @@ __all__ = [
     "Evaluate",
     "Evaluation",
     "Everything",
+    "FedASAM",
+    "FedSAM",
     "Filterwise",
     "Fixed",
     "FrobSAM",
@@ -119,6 +122,7 @@ __all__ = [
     "MinusOrthogonal",
     "MinusRunningMean",
     "Mixed",
+    "MoFedSAM",
     "MongeSAM",
     "MuP2",
     "Named",

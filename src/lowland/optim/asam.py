@@ -57,7 +57,7 @@ class ASAM(SharpnessAware):
         **options: Any,
     ) -> None:
         params = list(params)
-        unscaled = () if scale_bias else _biases(params, model)
+        unscaled = () if scale_bias else biases(params, model)
         if norm not in KINDS:
             raise unknown("norm", norm, KINDS)
         metric = KINDS[norm](p=p, eta=eta, unscaled=unscaled)
@@ -65,7 +65,7 @@ class ASAM(SharpnessAware):
         super().__init__(params, base, rho=rho, model=model, perturbation=rule, **options)
 
 
-def _biases(params: list[Any], model: nn.Module | None) -> tuple[Tensor, ...]:
+def biases(params: list[Any], model: nn.Module | None) -> tuple[Tensor, ...]:
     """The parameters without "weight" in their name."""
     flat: list[Any] = []
     for item in params:

@@ -17,6 +17,7 @@ from lowland.optim.amp import AMP
 from lowland.optim.asam import ASAM
 from lowland.optim.balanced import BalancedSAM
 from lowland.optim.esam import ESAM
+from lowland.optim.federated import FedASAM, FedSAM, MoFedSAM
 from lowland.optim.fsam import FSAM
 from lowland.optim.gcsam import GCSAM
 from lowland.optim.gradient_norm import GradientNorm
@@ -112,6 +113,12 @@ _ALL = (
            "1 copy, n gradients", "step(closure) or loss_fn="),
     Method("frob-sam", FrobSAM, "plan", "2406.03682", "1 + n",
            "1 copy, n gradients", "step(closure) or loss_fn="),
+    Method("fedsam", FedSAM, "plan", "2206.02618", "2·K per client",
+           "2 copies, way, mean", "loss_fn=, batches= of clients"),
+    Method("fedasam", FedASAM, "plan", "2203.11834", "2·K per client",
+           "2 copies, way, mean", "model= to tell biases, loss_fn=, batches= of clients"),
+    Method("mofedsam", MoFedSAM, "plan", "2206.02618", "2·K per client",
+           "2 copies, way, mean, Δ", "loss_fn=, batches= of clients"),
 )
 # fmt: on
 
