@@ -2,6 +2,7 @@
 
 from lowland.data.augment import POLICIES, augment
 from lowland.data.batches import batch_count, batches
+from lowland.data.clients import dirichlet_clients
 from lowland.data.images import ImageData, Split
 from lowland.data.load import DATASETS, load
 
@@ -13,5 +14,6 @@ __all__ = [
     "augment",
     "batch_count",
     "batches",
+    "dirichlet_clients",
     "load",
 ]
