@@ -298,11 +298,6 @@ class Step:
         return Gradient([part for part in parts if part.params])
 
     @property
-    def groups(self) -> Sequence[Group]:
-        """The parameter groups."""
-        return self._engine.groups
-
-    @property
     def local(self) -> bool:
         """Whether ε is each device's own."""
         return self._engine.devices.replicas.local
