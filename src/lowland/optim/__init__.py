@@ -47,6 +47,7 @@ from lowland.optim.plan import (
     Update,
 )
 from lowland.optim.radii import Mixed, Normalized, Pullback, Radius, Unnormalized
+from lowland.optim.record import StepRecord
 from lowland.optim.rwsam import RWSAM
 from lowland.optim.sam import SAM
 from lowland.optim.samon import SAMON
@@ -61,7 +62,7 @@ from lowland.optim.selections import (
 )
 from lowland.optim.sharpness_aware import SharpnessAware
 from lowland.optim.slsam import SLSAM
-from lowland.optim.step import Step, StepRecord
+from lowland.optim.step import Step
 from lowland.optim.trajectory import MESA, SAF
 from lowland.optim.transforms import Centralized, MinusRunningMean, Transform
 from lowland.optim.uncorrected import UncorrectedAdaGrad, UncorrectedAdam

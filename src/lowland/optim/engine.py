@@ -44,11 +44,12 @@ from lowland.optim.plan import (
     plain_step,
     shared_names,
 )
+from lowland.optim.record import StepRecord
 from lowland.optim.rng import GlobalRandomState
 from lowland.optim.scaling import LossScale, Scaling
 from lowland.optim.selections import Everything
 from lowland.optim.statistics import RunningStatistics
-from lowland.optim.step import Step, StepRecord
+from lowland.optim.step import Step
 from lowland.optim.transforms import State
 
 LOCAL_GRADIENT = (

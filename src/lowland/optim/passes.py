@@ -19,8 +19,9 @@ from lowland.optim.checkpoints import make_slots
 from lowland.optim.engine import Engine
 from lowland.optim.gradient import Gradient, WeightedMean, clear, collect, put
 from lowland.optim.plan import Evaluate, Evaluation, Program, plain_step
+from lowland.optim.record import MeanLoss
 from lowland.optim.scaling import SCALER_FOR_PASS, STEP_BY_SCALER, Handoff, Scaling
-from lowland.optim.step import MeanLoss, Step
+from lowland.optim.step import Step
 
 NESTED = (
     "{} inside the closure of step(): the optimizer makes both passes itself, the closure is "

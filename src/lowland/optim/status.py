@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch.optim import Optimizer
 
 from lowland.optim.engine import Engine
-from lowland.optim.step import StepRecord
+from lowland.optim.record import StepRecord
 
 
 class Status:
