@@ -110,6 +110,11 @@ class Step:
         """The norm that has scaled ε, of the last part; None before, or without a second pass."""
         return self._norm
 
+    @property
+    def perturbation_norm(self) -> Tensor | None:
+        """The norm of ε in the metric, likewise."""
+        return self._size
+
     def gradient(self) -> Gradient:
         """g: the example-weighted mean of the gradients at w that this step perturbed along."""
         return self._first.value()

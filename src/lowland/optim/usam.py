@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
 from torch.optim import Optimizer
 
+from lowland.optim.checks import check_number
 from lowland.optim.perturbation import Perturbation
+from lowland.optim.polyak import PolyakStep
 from lowland.optim.radii import Mixed, Unnormalized
 from lowland.optim.sharpness_aware import SharpnessAware
 
@@ -49,6 +52,10 @@ class UnifiedSAM(SharpnessAware):
         rho: ρ.
         lam: λ; 0 is USAM, 1 is SAM, 0.5 the authors' mixture; "1/t" goes from SAM to USAM and
             "1-1/t" from USAM to SAM, t = 1 being the first step.
+        polyak: descend with min(η, η_P) in place of η = lr (arXiv 2606.01827), with the Polyak step
+            η_P = [L(w+ε) − ℓ* − ⟨g̃, ε⟩]₊ / ‖g̃‖² on the batch: u is scaled, for SGD without momentum
+            exactly so. Needs ``step(closure)`` or ``step(loss_fn=, batch=)``, one ρ, and g is kept.
+        lower_bound: ℓ*, the smallest that the loss of a batch can be.
         perturbation: "global" or "local", as for `SAM`.
         **options: everything that `SharpnessAware` takes, and the base optimizer's arguments.
 
@@ -63,8 +70,13 @@ class UnifiedSAM(SharpnessAware):
         *,
         rho: float = 0.05,
         lam: float | str = 0.5,
+        polyak: bool = False,
+        lower_bound: float = 0.0,
         perturbation: str = "global",
         **options: Any,
     ) -> None:
+        check_number("lower_bound", lower_bound, least=-math.inf)
         rule = Perturbation(radius=Mixed(lam), across=perturbation)
+        if polyak:
+            options["plan"] = PolyakStep(lower_bound)
         super().__init__(params, base, rho=rho, perturbation=rule, **options)
