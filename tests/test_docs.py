@@ -16,9 +16,11 @@ from pathlib import Path
 
 import pytest
 
+from lowland.optim import METHODS
+
 ROOT = Path(__file__).parents[1]
 PAGES = [*sorted((ROOT / "docs").glob("*.md")), *sorted(ROOT.glob("README.md"))]
-RUN = {"training.md": 1, "devices.md": 2, "migrating.md": 1, "federated.md": 1}
+RUN = {"training.md": 1, "devices.md": 2, "migrating.md": 1, "federated.md": 1, "methods.md": 1}
 """Pages whose blocks run, with the number of processes."""
 
 REFERENCE = re.compile(r"([\w./-]+\.py)::(\w+(?:::\w+)*)")
@@ -214,3 +216,16 @@ class TestTheChecksCanFail:
         done = run_blocks(page, processes, tmp_path)
         assert done.returncode == 0, done.stderr
         assert ran(tmp_path) == [2] * processes
+
+
+def test_the_table_of_methods_is_the_registry() -> None:
+    rows = [
+        [cell.strip().strip("`") for cell in line.strip("|").split("|")]
+        for line in (ROOT / "docs" / "methods.md").read_text("utf-8").splitlines()
+        if line.startswith("| `")
+    ]
+    for row, method in zip(rows, METHODS.values(), strict=True):
+        name, kind = method.name, method.optimizer.__name__
+        assert row[:3] == [name, kind, method.kind]
+        assert method.source in row[3]
+        assert row[4:] == [method.passes, method.memory, method.needs]

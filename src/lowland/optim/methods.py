@@ -79,7 +79,7 @@ _ALL = (
     Method("monge-sam", MongeSAM, "perturbation", "2502.08448", "2", "1 copy"),
     Method("mup2", MuP2, "perturbation", "2411.00075", "2", "1 copy", "model=, base_model="),
     Method("m-sam", MSAM, "plan", "2302.09693", "2", "1 copy, accumulator", "loss_fn=, batch="),
-    Method("n-sam", NSAM, "plan", "2206.06232", "1 + |D|/b", "1 copy", "loss_fn=, batch="),
+    Method("n-sam", NSAM, "plan", "2206.06232", "1 + n/b", "1 copy", "loss_fn=, batch="),
     Method("rw-sam", RWSAM, "plan", "2509.18001", "2 + a forward",
            "1 copy, z", "losses per example"),
     Method("agnostic-sam", AgnosticSAM, "plan", "2406.07107", "2 or 3",
