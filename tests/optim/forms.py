@@ -26,6 +26,7 @@ OWN: dict[str, dict[str, Any]] = {
     "balanced-sam": {"weights": label_weights(torch.tensor([0, 0, 0, 1, 1, 2]))},
     "gsam": {"rho_min": 0.01, "lr_max": 0.1},
     "amp": {"inner_steps": 2},
+    "bayesian-sam": {"examples": 100},
     "saf": {"examples": 64, "steps_per_epoch": 2, "back": 1, "start": 0},
     "mesa": {"decay": 0.7},
     "logits-sam": {"rho": 0.05},

@@ -9,6 +9,7 @@ from lowland.optim.agnostic import AgnosticSAM
 from lowland.optim.amp import AMP
 from lowland.optim.asam import ASAM
 from lowland.optim.balanced import BalancedSAM, label_weights
+from lowland.optim.bayesian import BayesianSAM
 from lowland.optim.esam import ESAM
 from lowland.optim.federated import FedASAM, FedSAM, MoFedSAM
 from lowland.optim.fsam import FSAM
@@ -92,6 +93,7 @@ __all__ = [
     "AdaSAM",
     "AgnosticSAM",
     "BalancedSAM",
+    "BayesianSAM",
     "Centralized",
     "Combine",
     "Cosine",

@@ -251,7 +251,8 @@ class Engine:
             self.foreign.plant()
         try:
             if request.at is not None:
-                self.depart(request.at, watch=bool(returned) or step.count > 0)
+                watch, freeze = bool(returned) or step.count > 0, not request.for_w
+                self.depart(request.at, watch=watch, freeze=freeze)
             elif request.frozen or self.origin.displaced:
                 self.statistics.begin()
             if self.replay_rng:
@@ -304,11 +305,12 @@ class Engine:
         """Let go of what stood in ``.grad``."""
         self._standing = None
 
-    def depart(self, move: Move, *, watch: bool = True) -> None:
+    def depart(self, move: Move, *, watch: bool = True, freeze: bool = True) -> None:
         """To w+ε. The directions are let go, so that their memory serves the second pass."""
         self._standing = None
         self.away = True
-        self.statistics.begin(watch=watch)
+        if freeze:
+            self.statistics.begin(watch=watch)
         if self.devices.shards.split:
             self.devices.gathered.release()
         self.displacement.go(move)

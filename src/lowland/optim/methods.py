@@ -16,6 +16,7 @@ from lowland.optim.agnostic import AgnosticSAM
 from lowland.optim.amp import AMP
 from lowland.optim.asam import ASAM
 from lowland.optim.balanced import BalancedSAM
+from lowland.optim.bayesian import BayesianSAM
 from lowland.optim.esam import ESAM
 from lowland.optim.federated import FedASAM, FedSAM, MoFedSAM
 from lowland.optim.fsam import FSAM
@@ -104,6 +105,8 @@ _ALL = (
            "copy of active tensors", "step(closure) or loss_fn="),
     Method("logits-sam", LogitsSAM, "perturbation", "2603.18258", "1",
            "copies of the output layer", "model=, loss_fn=, batch="),
+    Method("bayesian-sam", BayesianSAM, "plan", "2210.01620", "2",
+           "1 copy, s, m, noise", "examples=, step(closure) or loss_fn="),
     Method("adasam", AdaSAM, "base optimizer", "2303.00565", "2", "1 copy, m, v, v̂", "no base"),
     Method("lightsam", LightSAM, "base optimizer", "2505.24399", "2",
            "1 copy, 2 to 4 accumulators", "no base"),

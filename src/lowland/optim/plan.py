@@ -71,6 +71,7 @@ class Evaluate:
             there is a forward of its own; both at the same weights.
         data: batches to take in place of the step's own, one after the other.
         frozen: running statistics do not move, at w either.
+        for_w: a pass away from w that stands for the one at w: running statistics move.
         only: parameters that get gradients; the backward stops below the lowest of them.
         again: under ``replay_rng``, with the random numbers of the first evaluation; so are all
             evaluations away from w.
@@ -87,6 +88,7 @@ class Evaluate:
     choose: Choose | None = None
     data: Iterable[Any] | None = None
     frozen: bool = False
+    for_w: bool = False
     only: Collection[Tensor] | None = None
     again: bool = False
     term: LossTerm | None = None
