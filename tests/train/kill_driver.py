@@ -1,10 +1,10 @@
 """A process that runs recipes in forked children and kills them with SIGKILL.
 
 One import of torch serves all children. Called with a JSON file of entries
-``{"recipe": ..., "root": ..., "kills": [...]}``, perhaps with ``"log"``, a folder for metrics: a
-whole number n kills the next child just before its n-th change to a directory, a fraction kills it
-after so many seconds. When the kills are used up, a last child may finish. Prints how many children
-were killed, per entry.
+``{"recipe": ..., "root": ..., "kills": [...]}``, with ``"experiment"`` in place of ``"recipe"`` for
+one of those, perhaps with ``"log"``, a folder for metrics: a whole number n kills the next child
+just before its n-th change to a directory, a fraction kills it after so many seconds. When the
+kills are used up, a last child may finish. Prints how many children were killed, per entry.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from lowland.train import Recipe, Tracking, run
+from lowland.train import Experiment, Recipe, Runnable, Tracking
 
 # what a run needs is imported and looked up once, here, for all children
 import lightning_fabric  # noqa: F401  isort: skip
@@ -55,7 +55,7 @@ def kill_at_operation(number: int) -> None:
         setattr(os, name, counted(getattr(os, name)))
 
 
-def both(place: str, recipe: Recipe, run: str, first: int) -> list[Any]:
+def both(place: str, recipe: Runnable, run: str, first: int) -> list[Any]:
     """A CSV file and TensorBoard's events, each in a folder of its own."""
     trackers = (
         Tracking(tracker=tracker, place=f"{place}/{tracker}") for tracker in ("csv", "tensorboard")
@@ -63,7 +63,7 @@ def both(place: str, recipe: Recipe, run: str, first: int) -> list[Any]:
     return [logger for tracker in trackers for logger in tracker(recipe, run, first)]
 
 
-def child(recipe: Recipe, root: Path, kill: float | None, log: str | None) -> bool:
+def child(recipe: Runnable, root: Path, kill: float | None, log: str | None) -> bool:
     """Run in a forked process; whether it was killed."""
     loggers: Any = () if log is None else functools.partial(both, log)
     pid = os.fork()
@@ -71,7 +71,7 @@ def child(recipe: Recipe, root: Path, kill: float | None, log: str | None) -> bo
         if isinstance(kill, int):
             kill_at_operation(kill)
         try:
-            run(recipe, root, checkpoint_seconds=0.0, loggers=loggers, log_every=1)
+            recipe.run(root, checkpoint_seconds=0.0, loggers=loggers, log_every=1)
         except BaseException as error:
             print(repr(error), file=sys.stderr)
             os._exit(1)
@@ -87,13 +87,20 @@ def child(recipe: Recipe, root: Path, kill: float | None, log: str | None) -> bo
     return False
 
 
+def made(job: dict[str, Any]) -> Runnable:
+    """What a job is to run."""
+    if "experiment" in job:
+        return Experiment(**job["experiment"])
+    return Recipe.from_mapping(job["recipe"])
+
+
 def main() -> None:
     torch.set_num_threads(1)
     provenance()
     make_plan(Recipe())
     assert threading.active_count() == 1
     for job in json.loads(Path(sys.argv[1]).read_text()):
-        recipe, root = Recipe.from_mapping(job["recipe"]), Path(job["root"])
+        recipe, root = made(job), Path(job["root"])
         log = job.get("log")
         killed = sum(child(recipe, root, kill, log) for kill in job["kills"])
         assert not child(recipe, root, None, log)

@@ -22,9 +22,11 @@ import pytest
 from lowland.core.errors import InputError
 from lowland.train import (
     Event,
+    Experiment,
     RayCluster,
     Recipe,
     Watch,
+    read_history,
     run,
 )
 from lowland.train.ray_launcher import QUIET
@@ -47,8 +49,10 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def one_node() -> Iterator[str]:
     """The address of a cluster with room for two runs."""
-    with cluster(2) as made:
-        yield made.address
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))  # nodes find made_experiments
+        with cluster(2) as made:
+            yield made.address
 
 
 def test_runs_end_as_they_do_locally(
@@ -56,7 +60,8 @@ def test_runs_end_as_they_do_locally(
 ) -> None:
     events: list[Event] = []
     capfd.readouterr()
-    recipes = [tiny(), tiny(labels=[0, 17]), tiny()]
+    experiment = Experiment(function="made_experiments:walk", seed=1)
+    recipes = [tiny(), tiny(labels=[0, 17]), tiny(), experiment]
     launcher = RayCluster(address=one_node, workers=1)
     outcomes = launcher.launch(recipes, tmp_path / "ray", Watch(on_event=events.append))
     assert capfd.readouterr() == ("", "")
@@ -65,8 +70,14 @@ def test_runs_end_as_they_do_locally(
     assert result(outcomes[0].folder) == result(run(tiny(), tmp_path / "local"))
     assert "has no label 17" in (outcomes[1].error or "")
     rows = [e.progress.row for e in events if e.progress and e.progress.row]
-    assert [row["step"] for row in rows] == [0, 3, 6]
-    assert [path.name for path in (tmp_path / "ray").iterdir()] == [outcomes[0].folder.name]
+    assert outcomes[3].error is None
+    assert outcomes[3].folder is not None
+    assert [row["step"] for row in rows] == [0, 3, 6, 0, 1, 2]
+    alone = experiment.run(tmp_path / "local")
+    files = [folder / "history.parquet" for folder in (outcomes[3].folder, alone)]
+    assert read_history(files[0]) == read_history(files[1])
+    made = {folder.name for folder in (outcomes[0].folder, outcomes[3].folder)}
+    assert {path.name for path in (tmp_path / "ray").iterdir()} == made
 
 
 def test_a_cluster_that_does_not_fit_is_refused_before_any_run(

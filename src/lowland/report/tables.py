@@ -74,7 +74,7 @@ def _recipe(runs: Sequence[Mapping[str, Any]]) -> str:
     same = {
         name: value
         for name, value in first.items()
-        if value is not None and all(run["recipe"][name] == value for run in runs)
+        if value is not None and all(run["recipe"].get(name) == value for run in runs)
     }
     return ", ".join(f"{name}={_plain(value)}" for name, value in same.items())
 

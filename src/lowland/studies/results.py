@@ -46,7 +46,7 @@ def read_run(planned: Planned, folder: Path) -> Run:
         rho=recipe.rho,
         seed=recipe.seed,
         history={name: [_finite(row.get(name)) for row in rows] for name in names},
-        diverged=bool(rows[-1].get("diverged")),
+        diverged=bool(record["diverged"]),
         seconds=math.fsum(record["seconds"].values()),
         recipe=recipe.to_dict(),
         provenance=record["sessions"][-1],

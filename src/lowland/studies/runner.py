@@ -37,10 +37,9 @@ from lowland.train import (
     Local,
     LoggerFactory,
     Outcome,
-    Recipe,
+    Runnable,
     Tracking,
     Watch,
-    check_recipe,
 )
 from lowland.train.tracking import EVERY
 
@@ -173,7 +172,7 @@ def _check(plan: Plan) -> None:
     parts = {planned.group: planned.recipe for planned in plan.runs}
     for recipe in parts.values():
         try:
-            check_recipe(recipe)
+            recipe.check()
         except InputError as error:
             refused.append(error)
     if len(refused) == len(parts):
@@ -237,9 +236,9 @@ def _finished(out: Path, name: str, value: str | None) -> dict[str, Any] | None:
 class _Counter:
     """Turns news of single runs into the state of the study."""
 
-    def __init__(self, recipes: Sequence[Recipe], tell: Tell | None) -> None:
+    def __init__(self, recipes: Sequence[Runnable], tell: Tell | None) -> None:
         self._share = dict.fromkeys(recipes, 0.0)
-        self._done: set[Recipe] = set()
+        self._done: set[Runnable] = set()
         self._tell = tell or (lambda status: None)
 
     def __call__(self, event: Event) -> None:

@@ -14,7 +14,7 @@ class NotMeasuredError(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """One trained network and its evaluations.
+    """One trained network and its evaluations, or one experiment and its rows.
 
     Attributes:
         name: name of the run directory.
@@ -22,7 +22,8 @@ class Run:
         method, rho, seed: its place in the grid.
         history: per column one number per evaluation, in order of time; None where the column was
             not measured then.
-        diverged: training stopped at an evaluation whose loss was not finite.
+        diverged: training stopped at an evaluation whose loss was not finite, or the experiment
+            gave a number that is not.
         seconds: wall time of training and evaluations.
         recipe: everything that was set.
         provenance: versions, hardware and time of the run.

@@ -12,7 +12,7 @@ from lowland.studies.runs import NotMeasuredError, Runs
 from lowland.studies.verdict import AtLeast, Verdict, Within, judge
 
 if TYPE_CHECKING:
-    from lowland.train import Recipe
+    from lowland.train import Runnable
 
 Effects = Mapping[int, float]
 """One effect per seed, signed so that the claim says positive."""
@@ -108,10 +108,10 @@ class Choice:
 
 @dataclass(frozen=True, kw_only=True)
 class Planned:
-    """One run of the grid: where it belongs, and what to train."""
+    """One run of the grid: where it belongs, and what to do, a recipe or an experiment."""
 
     group: str
-    recipe: Recipe
+    recipe: Runnable
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,8 @@
-"""Training: a recipe goes in, a run directory comes out."""
+"""Training: a recipe, or an experiment, goes in, a run directory comes out."""
 
 from lowland.train.check import check_recipe
 from lowland.train.directory import read_record, read_weights
+from lowland.train.experiment import Experiment
 from lowland.train.history import Row, read_history
 from lowland.train.launch import Launcher, Local, Watch
 from lowland.train.loop import run
@@ -9,12 +10,14 @@ from lowland.train.pool import Event, run_all
 from lowland.train.progress import Progress
 from lowland.train.ray_launcher import RayCluster
 from lowland.train.recipe import Recipe
+from lowland.train.runnable import Runnable
 from lowland.train.tracker import TrackingWarning
 from lowland.train.tracking import Logger, LoggerFactory, Tracking
 from lowland.train.worker import Outcome
 
 __all__ = [
     "Event",
+    "Experiment",
     "Launcher",
     "Local",
     "Logger",
@@ -24,6 +27,7 @@ __all__ = [
     "RayCluster",
     "Recipe",
     "Row",
+    "Runnable",
     "Tracking",
     "TrackingWarning",
     "Watch",

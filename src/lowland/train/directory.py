@@ -2,7 +2,7 @@
 
     run.json               what was asked, on which data, by which code; status running or finished
     history.parquet        one row per evaluation
-    weights.safetensors    the final parameters and buffers
+    weights.safetensors    the final parameters and buffers; an experiment has none
     state.json, state-STEP.safetensors    only while running: all that is needed to go on
     tracked.json           only while running, and with loggers: the last step that they have
 
@@ -16,7 +16,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from torch import Tensor
 
 from lowland.core.errors import InputError
 from lowland.core.files import write_atomically
-from lowland.train.history import write_history
+from lowland.train.history import Row, write_history
 from lowland.train.sealed import read_sealed, refused, write_sealed
 from lowland.train.state import (
     STATE,
@@ -84,14 +84,29 @@ def finish(folder: Path, state: State, **facts: Any) -> None:
         state: the state at the end.
         facts: what else ``run.json`` shall hold from now on.
     """
-    record = read_record(folder)
     weights = tensor_bytes(state.model)
     with clear_errors(folder):
         write_atomically(folder / WEIGHTS, lambda file: file.write(weights))
-        write_history(folder / HISTORY, state.rows)
-        files = {name: _sha256(folder / name) for name in (WEIGHTS, HISTORY)}
-        end = {name: getattr(state, name) for name in ("seconds", "sessions", "definitions")}
-        finished = {**record, "status": "finished", **facts, **end, "files": files}
+    end = {name: getattr(state, name) for name in ("seconds", "sessions", "definitions")}
+    complete(folder, state.rows, beside=(WEIGHTS,), **facts, **end)
+
+
+def complete(
+    folder: Path, rows: Sequence[Row], *, beside: Sequence[str] = (), **facts: Any
+) -> None:
+    """Write the history, then commit the run as finished.
+
+    Args:
+        folder: the run directory.
+        rows: the whole history.
+        beside: files that belong to the run and are there already.
+        facts: what else ``run.json`` shall hold from now on.
+    """
+    record = read_record(folder)
+    with clear_errors(folder):
+        write_history(folder / HISTORY, rows)
+        files = {name: _sha256(folder / name) for name in (*beside, HISTORY)}
+        finished = {**record, "status": "finished", **facts, "files": files}
         write_sealed(folder / RUN, "run", finished)
 
 

@@ -10,11 +10,12 @@ from __future__ import annotations
 import contextlib
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from lowland.core.errors import InputError
 from lowland.core.files import locked
+from lowland.train import directory
 
 POLL_SECONDS = 0.2
 
@@ -61,3 +62,25 @@ def held(folder: Path, patience: float = 0.0) -> Iterator[Hold]:
                     raise
             time.sleep(POLL_SECONDS)
         yield Hold(folder)
+
+
+def once(folder: Path, run: str, work: Callable[[Hold], object], *, patience: float = 0.0) -> None:
+    """Do the work of a run unless its directory is finished, under its lock.
+
+    Args:
+        folder: the run directory; a finished one without leftovers is not touched.
+        run: name of the run.
+        work: leaves the directory finished.
+        patience: seconds to wait for a directory that is in use.
+
+    Raises:
+        InputError: it is in use, damaged, of another run, or cannot be written.
+    """
+    if directory.is_finished(folder, run) and not directory.leftovers(folder):
+        return
+    with contextlib.ExitStack() as stack:
+        with directory.clear_errors(folder):
+            hold = stack.enter_context(held(folder, patience))
+        if not directory.is_finished(folder, run):
+            work(hold)
+        directory.discard(folder)

@@ -15,7 +15,7 @@ from typing import Protocol
 from lowland.core.errors import InputError
 from lowland.train.loop import CHECKPOINT_SECONDS
 from lowland.train.pool import Event, run_all
-from lowland.train.recipe import Recipe
+from lowland.train.runnable import Runnable
 from lowland.train.tracking import EVERY, LoggerFactory
 from lowland.train.worker import Outcome
 
@@ -57,14 +57,14 @@ class Launcher(Protocol):
             InputError: a number makes no sense, or a package is missing.
         """
 
-    def launch(self, recipes: Sequence[Recipe], root: Path, watch: Watch) -> list[Outcome]:
+    def launch(self, recipes: Sequence[Runnable], root: Path, watch: Watch) -> list[Outcome]:
         """Do all runs under `root`; each ends as `run` alone would end it.
 
         A run that fails is one outcome with an error; the others go on. Ctrl-C, or an exception
         from `on_event`, stops all and leaves every run to be resumed by the next call.
 
         Returns:
-            One outcome per recipe, in their order.
+            One outcome per recipe or experiment, in their order.
 
         Raises:
             InputError: the runs cannot be done at all.
@@ -96,7 +96,7 @@ class Local:
         if self.workers < 1:
             raise InputError(f"workers must be 1 or more, not {self.workers}")
 
-    def launch(self, recipes: Sequence[Recipe], root: Path, watch: Watch) -> list[Outcome]:
+    def launch(self, recipes: Sequence[Runnable], root: Path, watch: Watch) -> list[Outcome]:
         """See `Launcher.launch`."""
         return run_all(
             recipes,

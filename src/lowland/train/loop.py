@@ -19,7 +19,7 @@ from lowland.data import batches
 from lowland.train import directory
 from lowland.train.evaluate import Evaluator
 from lowland.train.history import Row
-from lowland.train.hold import Hold, held
+from lowland.train.hold import Hold, once
 from lowland.train.plan import Plan, make_plan
 from lowland.train.progress import OnProgress, Progress, Throttle
 from lowland.train.recipe import Recipe
@@ -89,14 +89,12 @@ def run(
     folder = Path(root) / plan.run
     tell = on_progress or (lambda progress: None)
     options = _Options(tell, checkpoint_seconds, loggers, log_every)
-    with contextlib.ExitStack() as stack:
-        if not directory.is_finished(folder, plan.run) or directory.leftovers(folder):
-            with directory.clear_errors(folder):
-                hold = stack.enter_context(held(folder, patience))
-            if not directory.is_finished(folder, plan.run):
-                stack.enter_context(_own_torch_settings(plan))
-                _Run(plan, folder, hold, options).go()
-            directory.discard(folder)
+
+    def work(hold: Hold) -> None:
+        with _own_torch_settings(plan):
+            _Run(plan, folder, hold, options).go()
+
+    once(folder, plan.run, work, patience=patience)
     tell(Progress(run=plan.run, step=plan.steps, steps=plan.steps, finished=True))
     return folder
 

@@ -23,7 +23,7 @@ from typing import Any
 from lowland.core.errors import InputError
 from lowland.train.loop import CHECKPOINT_SECONDS
 from lowland.train.progress import Note, Progress
-from lowland.train.recipe import Recipe
+from lowland.train.runnable import Runnable
 from lowland.train.tracking import EVERY, LoggerFactory
 from lowland.train.worker import Outcome, Task
 
@@ -45,14 +45,14 @@ class Event:
         note: a line for people, or None.
     """
 
-    recipe: Recipe
+    recipe: Runnable
     progress: Progress | None = None
     outcome: Outcome | None = None
     note: str | None = None
 
 
 def run_all(
-    recipes: Sequence[Recipe],
+    recipes: Sequence[Runnable],
     root: str | os.PathLike[str],
     *,
     workers: int,
@@ -68,7 +68,7 @@ def run_all(
     and leaves every run to be resumed by the next call.
 
     Args:
-        recipes: what to run, started in this order.
+        recipes: what to run, recipes or experiments, started in this order.
         root: folder of run directories.
         workers: processes at a time.
         on_progress: called in this process with every `Event`.
@@ -109,9 +109,9 @@ class _Pool:
         self._waiting = deque(tasks)
         self._tell = tell
         self._workers: dict[Connection[Any, Any], _Worker] = {}
-        self._outcomes: dict[Recipe, Outcome] = {}
+        self._outcomes: dict[Runnable, Outcome] = {}
 
-    def work(self, workers: int) -> dict[Recipe, Outcome]:
+    def work(self, workers: int) -> dict[Runnable, Outcome]:
         """Do every task; returns how each ended."""
         for _ in range(workers):
             self._hire()

@@ -20,7 +20,7 @@ from typing import Any
 from lowland.core.errors import InputError
 from lowland.train.launch import Watch
 from lowland.train.ray_sweep import Sweep, first_line
-from lowland.train.recipe import Recipe
+from lowland.train.runnable import Runnable
 from lowland.train.shared import offered
 from lowland.train.worker import Outcome, Task
 
@@ -78,7 +78,7 @@ class RayCluster:
         if self.retries < 0:
             raise InputError(f"retries must be 0 or more, not {self.retries}")
 
-    def launch(self, recipes: Sequence[Recipe], root: Path, watch: Watch) -> list[Outcome]:
+    def launch(self, recipes: Sequence[Runnable], root: Path, watch: Watch) -> list[Outcome]:
         """See `Launcher.launch`."""
         self.check()
         root = root.absolute()

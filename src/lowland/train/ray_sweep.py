@@ -14,7 +14,7 @@ from lowland.train.launch import Watch
 from lowland.train.pool import ONE_THREAD, Event
 from lowland.train.progress import Note, Progress
 from lowland.train.ray_node import Letter, Started, visitor
-from lowland.train.recipe import Recipe
+from lowland.train.runnable import Runnable
 from lowland.train.shared import Terms, code
 from lowland.train.tracking import label
 from lowland.train.worker import Outcome, Task
@@ -57,7 +57,7 @@ class Sweep:
         self._cluster, self._watch = cluster, watch
         self._waiting = deque(_Attempt(task, i, 1) for i, task in enumerate(tasks))
         self._running: dict[Any, _Attempt] = {}
-        self._outcomes: dict[Recipe, Outcome] = {}
+        self._outcomes: dict[Runnable, Outcome] = {}
         self._fixed = code(), pickle.dumps(terms)
         self._short = False
         self._letters = Queue(actor_options=_beside_the_driver())
@@ -100,7 +100,7 @@ class Sweep:
             if reason is not None:
                 raise InputError(reason)
 
-    def work(self) -> dict[Recipe, Outcome]:
+    def work(self) -> dict[Runnable, Outcome]:
         """Do every task; returns how each ended."""
         import ray
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import os
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from lowland.core.errors import InputError, unknown
@@ -132,6 +134,24 @@ class Recipe:
         values = {name: getattr(self, name) for name in _hints()}
         values["method_options"] = dict(self.method_options)
         return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The file or folder that the data are in, if they have one."""
+        place = self.data.partition(":")[2]
+        return (place,) if place else ()
+
+    def check(self) -> None:
+        """See `lowland.train.check_recipe`."""
+        from lowland.train.check import check_recipe
+
+        check_recipe(self)
+
+    def run(self, root: str | os.PathLike[str], **watched: Any) -> Path:
+        """See `lowland.train.run`, which this is."""
+        from lowland.train.loop import run
+
+        return run(self, root, **watched)
 
     def _check_names(self) -> None:
         from lowland.data import DATASETS

@@ -21,8 +21,8 @@ import torch
 
 from lowland.core.errors import InputError
 from lowland.core.provenance import source_hash
-from lowland.train.plan import DETERMINES
-from lowland.train.recipe import Recipe
+from lowland.train.experiment import DETERMINES
+from lowland.train.runnable import Runnable
 from lowland.train.tracking import LoggerFactory, Tracking
 
 
@@ -52,7 +52,7 @@ def code() -> str:
 
 @contextlib.contextmanager
 def offered(
-    root: Path, recipes: Sequence[Recipe], loggers: LoggerFactory | None = None
+    root: Path, recipes: Sequence[Runnable], loggers: LoggerFactory | None = None
 ) -> Iterator[Terms]:
     """Terms for runs under `root`, with a token there that is removed afterwards."""
     root.mkdir(parents=True, exist_ok=True)
@@ -63,8 +63,7 @@ def offered(
     # a new name each time: no node can have looked for it and remembered that it was missing
     text = uuid.uuid4().hex
     token = root / f".sweep-{text}"
-    places = (recipe.data.partition(":")[2] for recipe in recipes)
-    data = tuple(sorted({place for place in places if place}))
+    data = tuple(sorted({place for recipe in recipes for place in recipe.files}))
     try:
         with open(token, "x") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

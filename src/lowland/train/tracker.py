@@ -15,14 +15,16 @@ import warnings
 from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lowland.core.errors import InputError
 from lowland.core.files import read_json, write_json
 from lowland.train.directory import TRACKED
 from lowland.train.history import Row, Value
-from lowland.train.recipe import Recipe
 from lowland.train.tracking import EVERY, Logger, LoggerFactory
+
+if TYPE_CHECKING:
+    from lowland.train.runnable import Runnable
 
 TRIES = 3
 """Commits in a row at which a logger may fail; after that it gets nothing more."""
@@ -43,7 +45,7 @@ class Tracker:
     Args:
         loggers: the loggers, or what makes them; those that it makes are also finalized.
         folder: the run directory.
-        recipe: what is trained.
+        recipe: what is run.
         run: name of the run.
         points: as the state that the run goes on from has them.
         every: updates between two points.
@@ -54,7 +56,7 @@ class Tracker:
         loggers: Loggers,
         folder: Path,
         *,
-        recipe: Recipe,
+        recipe: Runnable,
         run: str,
         points: Sequence[Row],
         every: int = EVERY,
@@ -72,7 +74,7 @@ class Tracker:
             for outlet in self._outlets:
                 outlet.describe({**recipe.to_dict(), "run": run})
 
-    def _make(self, loggers: LoggerFactory, recipe: Recipe, run: str, first: int) -> list[Logger]:
+    def _make(self, loggers: LoggerFactory, recipe: Runnable, run: str, first: int) -> list[Logger]:
         try:
             return list(loggers(recipe, run, first))
         except Exception as error:

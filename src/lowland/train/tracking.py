@@ -14,7 +14,7 @@ from lowland.core.errors import InputError, unknown
 from lowland.train.csv_log import CSVLog
 
 if TYPE_CHECKING:
-    from lowland.train.recipe import Recipe
+    from lowland.train.runnable import Runnable
 
 EVERY = 10
 """Updates between two points. Reading a point waits for the device once."""
@@ -33,9 +33,9 @@ class Logger(Protocol):
         """Close; `status` is ``success`` or ``failed``."""
 
 
-LoggerFactory = Callable[["Recipe", str, int], Sequence[Logger]]
-"""Makes the loggers of one run from its recipe, its name, and the first step that will be logged:
-above 0 where a run goes on. What has to reach other processes must be picklable."""
+LoggerFactory = Callable[["Runnable", str, int], Sequence[Logger]]
+"""Makes the loggers of one run from its recipe (or experiment), its name, and the first step that
+will be logged: above 0 where a run goes on. What has to reach other processes must be picklable."""
 
 _NEEDED = {
     "csv": (),
@@ -119,12 +119,12 @@ class Tracking:
                 f"{self.place} is not writable: choose another folder, --log {self.tracker}:DIR"
             )
 
-    def __call__(self, recipe: Recipe, run: str, first: int) -> list[Logger]:
+    def __call__(self, recipe: Runnable, run: str, first: int) -> list[Logger]:
         """The logger of one run; what it logged from step `first` on, it forgets."""
         return [_MAKERS[self.tracker](self, label(recipe, run), run, first)]
 
 
-def label(recipe: Recipe, run: str) -> str:
+def label(recipe: Runnable, run: str) -> str:
     """A readable name for a run that no other run has."""
     method = recipe.method if recipe.rho else "none"
     return f"{method}-rho{recipe.rho:g}-seed{recipe.seed}-{run[:8]}"

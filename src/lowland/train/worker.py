@@ -1,4 +1,4 @@
-"""A process that does runs: it takes recipes from a pipe, runs them, and says how it went."""
+"""A process that does runs: it takes them from a pipe, one by one, and says how each went."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from lowland.core.errors import InputError
-from lowland.train.loop import run
 from lowland.train.progress import Note, Progress
-from lowland.train.recipe import Recipe
+from lowland.train.runnable import Runnable
 from lowland.train.tracker import TrackingWarning
 from lowland.train.tracking import EVERY, LoggerFactory
 
@@ -25,7 +24,7 @@ News = Progress | Note
 class Task:
     """One run to do, under `root`; the rest is as for `run`."""
 
-    recipe: Recipe
+    recipe: Runnable
     root: Path
     checkpoint_seconds: float
     loggers: LoggerFactory | None = None
@@ -38,13 +37,13 @@ class Outcome:
     """How one run of several ended.
 
     Attributes:
-        recipe: what was asked for.
+        recipe: what was asked for: a recipe, or an experiment.
         folder: its run directory, complete; None if the run failed.
         error: why it failed, in one line; None if it did not.
         detail: the traceback of an error that was not foreseen.
     """
 
-    recipe: Recipe
+    recipe: Runnable
     folder: Path | None = None
     error: str | None = None
     detail: str | None = None
@@ -65,8 +64,7 @@ def attempt(task: Task, tell: Callable[[News], object]) -> Outcome:
     """Run a task; whatever goes wrong becomes part of the outcome."""
     try:
         with _notes(tell):
-            folder = run(
-                task.recipe,
+            folder = task.recipe.run(
                 task.root,
                 on_progress=tell,
                 checkpoint_seconds=task.checkpoint_seconds,

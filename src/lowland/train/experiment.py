@@ -1,0 +1,294 @@
+"""An experiment: a function that computes rows of numbers, as a run beside those of recipes."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import json
+import math
+import os
+import random
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from lowland.core.errors import InputError
+from lowland.core.provenance import provenance, source_hash
+from lowland.core.restore import preserved_randomness
+from lowland.core.seeds import derived_seed
+from lowland.train import directory
+from lowland.train.history import Row, Value
+from lowland.train.hold import Hold, once
+from lowland.train.plan import DETERMINES as RECIPE_DETERMINES
+from lowland.train.progress import OnProgress, Progress
+from lowland.train.tracker import Loggers, Tracker, check_loggers
+from lowland.train.tracking import EVERY
+
+DETERMINES = (*RECIPE_DETERMINES, "studies")
+"""The parts of lowland whose code determines an experiment: its own lies in a study."""
+
+NEEDED = ("pyarrow", "safetensors")
+
+Setting = bool | int | float | str | None | tuple["Setting", ...]
+Settings = tuple[tuple[str, Setting], ...]
+Function = Callable[..., Iterable[Mapping[str, Value]]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """A function to be called once, for rows of numbers that become the history of a run.
+
+    It is called as ``function(seed=seed, rho=rho, **settings)`` and returns an iterable of rows, a
+    list or a generator; a row is a mapping from column to number or None. Before that the global
+    generators of torch's CPU, NumPy and Python are seeded with `seed`, and torch has `threads`
+    threads; all of it is put back afterwards. It has to give the same rows every time, and work
+    on the CPU, in seconds: there is no state in between, so one that is killed starts again.
+
+    Equal experiments are equal runs; `method` is a label and makes no difference.
+
+    Attributes:
+        function: ``"package.module:function"``. A function outside lowland counts with the file
+            that it is in, not with what that imports.
+        settings: further arguments by name: numbers, truth values, words, None, and lists of them.
+        method: what the run is called in tables, for example the method's name.
+        rho: radius ρ; 0 is plain training.
+        seed: seed of everything that is drawn.
+        threads: CPU threads; the order of sums depends on them, so they are part of the run.
+    """
+
+    function: str = field(compare=False)
+    settings: Mapping[str, Any] | Settings = field(default=(), compare=False)
+    method: str = field(default="none", compare=False)
+    rho: float = field(default=0.0, compare=False)
+    seed: int = field(default=0, compare=False)
+    threads: int = field(default=1, compare=False)
+    # what equality is: 1, 1.0 and True are different settings
+    _identity: str = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if not all(self.function.partition(":")):
+            raise InputError(f"function must be package.module:function, not {self.function!r}")
+        object.__setattr__(self, "settings", _frozen_settings(self.settings))
+        object.__setattr__(self, "rho", float(self.rho))
+        if not (math.isfinite(self.rho) and self.rho >= 0):
+            raise InputError(f"rho must be finite and 0 or more, not {self.rho:g}")
+        for name, value, least in (("seed", self.seed, 0), ("threads", self.threads, 1)):
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise InputError(f"{name} must be a whole number, {least} or more, not {value!r}")
+        object.__setattr__(self, "_identity", json.dumps(self._facts(), sort_keys=True))
+
+    @property
+    def device(self) -> str:
+        """``cpu``."""
+        return "cpu"
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """None."""
+        return ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything that was set, as plain JSON values."""
+        return {"method": self.method, **self._facts()}
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """What the function is called with."""
+        return {"seed": self.seed, "rho": self.rho, **dict(self.settings)}
+
+    def _facts(self) -> dict[str, Any]:
+        """What makes a difference."""
+        return {
+            "function": self.function,
+            "settings": {name: _plain(value) for name, value in dict(self.settings).items()},
+            "rho": self.rho,
+            "seed": self.seed,
+            "threads": self.threads,
+        }
+
+    def check(self) -> None:
+        """Import the function and fit the settings to it.
+
+        Raises:
+            InputError: there is no such function, or it does not take these settings.
+        """
+        try:
+            inspect.signature(self._imported()).bind(**self.arguments)
+        except TypeError as error:
+            raise InputError(f"settings do not fit {self.function}: {error}") from None
+
+    def run(
+        self,
+        root: str | os.PathLike[str],
+        *,
+        on_progress: OnProgress | None = None,
+        checkpoint_seconds: float = 0.0,
+        loggers: Loggers = (),
+        log_every: int = EVERY,
+        patience: float = 0.0,
+    ) -> Path:
+        """Call the function, and leave its rows in a run directory under `root`.
+
+        The directory is as `lowland.train.run` makes it, without weights, and is named by a hash
+        of what determines the rows: the experiment, lowland's code and torch's version. A finished
+        one is found and returned at once, without a change.
+
+        Args:
+            root: folder of run directories; made if it is not there.
+            on_progress: called with `Progress` at the start, with every row, and at the end. What
+                it raises stops the run.
+            checkpoint_seconds: taken for the sake of the interface; there is no state.
+            loggers: as for `lowland.train.run`; they get every row, at the end.
+            log_every: taken for the sake of the interface.
+            patience: seconds to wait for a directory that is in use.
+
+        Raises:
+            InputError: as for `check`; a package is missing; the directory is in use, damaged, or
+                something else; the disk is full.
+            TypeError: the function gave something else than numbers.
+            ValueError: it gave no rows.
+        """
+        for name in NEEDED:
+            if importlib.util.find_spec(name) is None:
+                raise InputError(f"experiments need {name}: pip install 'lowland[study]'")
+        check_loggers(loggers)
+        self.check()
+        run = self._name()
+        folder = Path(root) / run
+        tell = on_progress or (lambda progress: None)
+
+        def work(hold: Hold) -> None:
+            _compute(self, self._imported(), folder, run, hold, tell, loggers)
+
+        once(folder, run, work, patience=patience)
+        tell(Progress(run=run, step=1, steps=1, finished=True))
+        return folder
+
+    def _name(self) -> str:
+        """Hash of what determines the rows."""
+        facts = {
+            "experiment": self._facts(),
+            "code": source_hash(DETERMINES),
+            "torch": torch.__version__,
+        }
+        if self.function.partition(".")[0] != "lowland":
+            source = Path(inspect.getfile(self._imported())).read_bytes()
+            facts["file"] = hashlib.sha256(source).hexdigest()
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+
+    def _imported(self) -> Function:
+        module, _, name = self.function.partition(":")
+        try:
+            found = getattr(importlib.import_module(module), name, None)
+        except ModuleNotFoundError as error:
+            raise InputError(f"function {self.function}: {error}") from None
+        if not inspect.isfunction(found):
+            raise InputError(f"function {self.function}: {module} has no function {name}")
+        return found
+
+
+def _compute(
+    experiment: Experiment,
+    function: Function,
+    folder: Path,
+    run: str,
+    hold: Hold,
+    tell: OnProgress,
+    loggers: Loggers,
+) -> None:
+    """The rows of an experiment, in its directory, which is locked."""
+    directory.begin(folder, {"run": run, "experiment": experiment._facts()})
+    with directory.clear_errors(folder):
+        hold.claim()
+    tell(Progress(run=run, step=0, steps=1))
+    begun, rows = time.perf_counter(), []
+    with _own_settings(experiment):
+        session = {"step": 0, **provenance()}
+        for row in function(**experiment.arguments):
+            rows.append(_checked(row, experiment.function))
+            tell(Progress(run=run, step=0, steps=1, row=rows[-1]))
+    if not rows:
+        raise ValueError(f"{experiment.function} gave no rows")
+    seconds = time.perf_counter() - begun
+    _log(experiment, folder, run, rows, loggers)
+    hold.check()
+    directory.complete(
+        folder,
+        rows,
+        diverged=not all(math.isfinite(v) for row in rows for v in row.values() if v is not None),
+        seconds={"compute": seconds},
+        sessions=[session],
+        definitions={},
+    )
+
+
+def _log(experiment: Experiment, folder: Path, run: str, rows: list[Row], loggers: Loggers) -> None:
+    """Give every row to the loggers, numbered from 0; what a killed run gave, not again."""
+    points: list[Row] = [
+        {"step": i, **{f"eval/{name}": value for name, value in row.items() if value is not None}}
+        for i, row in enumerate(rows)
+    ]
+    tracker = Tracker(loggers, folder, recipe=experiment, run=run, points=points)
+    with directory.clear_errors(folder):
+        tracker.send()
+    tracker.close("success")
+
+
+@contextlib.contextmanager
+def _own_settings(experiment: Experiment) -> Iterator[None]:
+    """The experiment's threads and seed, for as long as it works."""
+    threads, seed = torch.get_num_threads(), derived_seed(experiment.seed, "experiment")
+    with preserved_randomness():
+        torch.default_generator.manual_seed(seed)
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
+        torch.set_num_threads(experiment.threads)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)
+
+
+def _checked(row: Mapping[str, Any], function: str) -> Row:
+    """A row of plain numbers."""
+    for name, value in row.items():
+        if not (value is None or isinstance(value, int | float)):
+            kind = type(value).__name__
+            raise TypeError(f"{function} gave a {kind} as {name}: rows are of int, float and None")
+    return {name: int(v) if isinstance(v, bool) else v for name, v in row.items()}
+
+
+def _frozen_settings(given: Any) -> Settings:
+    """Settings as sorted pairs, lists in them as tuples.
+
+    Raises:
+        InputError: a name or a value that a run cannot have.
+    """
+    pairs = given.items() if isinstance(given, Mapping) else given
+    settings = {str(name): _frozen(str(name), value) for name, value in pairs}
+    for name in ("rho", "seed"):
+        if name in settings:
+            raise InputError(f"settings have {name}, which the experiment has itself: leave it out")
+    return tuple(sorted(settings.items(), key=lambda pair: pair[0]))
+
+
+def _frozen(name: str, value: Any) -> Setting:
+    if isinstance(value, list | tuple):
+        return tuple(_frozen(name, item) for item in value)
+    if value is not None and not isinstance(value, bool | int | float | str):
+        raise InputError(f"settings.{name} must be numbers, words or lists of them, not {value!r}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise InputError(f"settings.{name} must be finite, not {value}")
+    return value
+
+
+def _plain(value: Setting) -> Any:
+    return [_plain(item) for item in value] if isinstance(value, tuple) else value

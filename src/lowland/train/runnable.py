@@ -1,0 +1,59 @@
+"""What can be run: one interface for recipes and experiments, so that launchers need not know."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, Protocol
+
+from lowland.train.progress import OnProgress
+from lowland.train.tracker import Loggers
+
+
+class Runnable(Protocol):
+    """Something that leaves a run directory: a `Recipe` or an `Experiment`.
+
+    Frozen, hashable and picklable; equal ones are equal runs, and are done once.
+    """
+
+    @property
+    def method(self) -> str:
+        """The method, as a label."""
+
+    @property
+    def rho(self) -> float:
+        """Its radius; 0 is the base optimizer alone."""
+
+    @property
+    def seed(self) -> int:
+        """What effects are paired by."""
+
+    @property
+    def device(self) -> str:
+        """``cpu``, ``cuda``, or ``auto`` for whichever is there."""
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Files and folders that it reads, which every machine must see."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything that was set, as plain JSON values."""
+
+    def check(self) -> None:
+        """Find out whether it can be run at all; nothing is written.
+
+        Raises:
+            InputError: it cannot.
+        """
+
+    def run(
+        self,
+        root: str | os.PathLike[str],
+        *,
+        on_progress: OnProgress | None = ...,
+        checkpoint_seconds: float = ...,
+        loggers: Loggers = ...,
+        log_every: int = ...,
+        patience: float = ...,
+    ) -> Path:
+        """Leave its run directory under `root`, or find it there; see `lowland.train.run`."""
