@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from made_images import make_split
 
 from lowland.core.errors import InputError
-from lowland.data import batch_count, batches
+from lowland.data import batch_count, batches, numbered_batches
 
 EVERYTHING = {"batch_size": 4, "shuffle": True, "augmentation": "shift-flip"}
 
@@ -110,3 +110,16 @@ def test_refused_at_once(n: int, batch_size: int, drop_last: bool, message: str)
 def test_unknown_augmentation_is_refused() -> None:
     with pytest.raises(InputError, match="unknown augmentation 'flip'"):
         next(batches(numbered(5), batch_size=5, augmentation="flip"))
+
+
+def test_places_say_which_examples_a_batch_has() -> None:
+    split = numbered(10).select(torch.arange(9, -1, -1))  # labels 9 ... 0
+    options = {**EVERYTHING, "seed": 3, "epoch": 2, "start": 1}
+    plain = list(batches(split, **options))
+    for (images, labels, rows), (same, known) in zip(
+        numbered_batches(split, **options), plain, strict=True
+    ):
+        assert torch.equal(images, same)
+        assert torch.equal(labels, known)
+        assert torch.equal(split.labels[rows], labels)
+        assert torch.equal(rows, 9 - labels)

@@ -18,7 +18,7 @@ from lowland.train import Recipe
         ({"data": "digit"}, "unknown data set 'digit': did you mean 'digits'?"),
         ({"model": "preact-resnet-smal"}, "did you mean 'preact-resnet-small'?"),
         ({"method": "looksams"}, "unknown method 'looksams': did you mean 'looksam'?"),
-        ({"method": "adasam"}, "adasam brings its own base optimizer"),
+        ({"method": "fedsam"}, "fedsam trains in rounds over clients"),
         ({"base": "adamv"}, "unknown base optimizer 'adamv': did you mean"),
         ({"schedule": "cosin"}, "did you mean 'cosine'?"),
         ({"precision": "16-mixed"}, "unknown precision '16-mixed'"),

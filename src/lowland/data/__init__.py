@@ -1,7 +1,7 @@
 """Data sets in memory, and reproducible batches of them."""
 
 from lowland.data.augment import POLICIES, augment
-from lowland.data.batches import batch_count, batches
+from lowland.data.batches import batch_count, batches, numbered_batches
 from lowland.data.clients import dirichlet_clients
 from lowland.data.images import ImageData, Split
 from lowland.data.load import DATASETS, load
@@ -16,4 +16,5 @@ __all__ = [
     "batches",
     "dirichlet_clients",
     "load",
+    "numbered_batches",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,7 +30,7 @@ def batch_count(n: int, *, batch_size: int, drop_last: bool) -> int:
     return count
 
 
-def batches(
+def numbered_batches(
     split: Split,
     *,
     batch_size: int,
@@ -39,8 +40,9 @@ def batches(
     drop_last: bool = False,
     augmentation: str = "none",
     start: int = 0,
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield (images, labels): uint8 (b, c, h, w) and int64 (b,), on the device of `split`.
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Yield (images, labels, rows): uint8 (b, c, h, w), int64 (b,) and the places of the examples
+    in `split`, int64 (b,), all on the device of `split`.
 
     The order depends on (seed, epoch) alone, the augmentation of a batch on (seed, epoch, step)
     alone, and neither on the device. So training resumes at any (epoch, step) with no generator
@@ -63,9 +65,14 @@ def batches(
         order = torch.randperm(n, generator=generator("cpu", seed, "order", epoch))
     order = order.to(split.labels.device)
 
-    def batch(step: int) -> tuple[Tensor, Tensor]:
+    def batch(step: int) -> tuple[Tensor, Tensor, Tensor]:
         rows = order[step * batch_size : (step + 1) * batch_size]
         draws = generator("cpu", seed, "augmentation", epoch, step)
-        return augment(split.images[rows], augmentation, draws), split.labels[rows]
+        return augment(split.images[rows], augmentation, draws), split.labels[rows], rows
 
     return map(batch, range(start, count))
+
+
+def batches(split: Split, **options: Any) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield (images, labels): `numbered_batches`, with its arguments, without the places."""
+    return ((images, labels) for images, labels, _ in numbered_batches(split, **options))

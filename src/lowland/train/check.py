@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 
+from lowland.train.arguments import build_optimizer
 from lowland.train.plan import make_plan
 from lowland.train.recipe import Recipe
-from lowland.train.trainer import build_model, build_optimizer
+from lowland.train.trainer import build_model
 
 
 def check_recipe(recipe: Recipe) -> None:
@@ -17,4 +18,4 @@ def check_recipe(recipe: Recipe) -> None:
             device is there is not looked at: runs may be for other machines.
     """
     plan = make_plan(dataclasses.replace(recipe, device="cpu"))
-    build_optimizer(recipe, build_model(recipe, plan.data.shape, plan.data.classes))
+    build_optimizer(plan, build_model(recipe, plan.data.shape, plan.data.classes))

@@ -15,7 +15,7 @@ import torch
 
 from lowland.core.errors import InputError
 from lowland.core.provenance import provenance
-from lowland.data import batches
+from lowland.data import numbered_batches
 from lowland.train import directory
 from lowland.train.evaluate import Evaluator
 from lowland.train.history import Row
@@ -169,7 +169,7 @@ class _Run:
         plan, recipe = self._plan, self._plan.recipe
         points = evaluation_steps(plan.steps, recipe.evaluations)
         epoch, start = divmod(self._step, plan.steps_per_epoch)
-        for images, labels in batches(
+        for images, labels, rows in numbered_batches(
             plan.data.train,
             batch_size=recipe.batch_size,
             seed=recipe.seed,
@@ -179,7 +179,7 @@ class _Run:
             augmentation=plan.data.augmentation if recipe.augment else "none",
             start=start,
         ):
-            loss = self._trainer.update(self._step, images, labels)
+            loss = self._trainer.update(self._step, images, labels, rows)
             self._step += 1
             if self._tracker.wants(self._step):
                 self._tracker.add(self._step, self._trainer.metrics(loss))

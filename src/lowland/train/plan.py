@@ -59,6 +59,7 @@ class Plan:
         return {
             "run": self.run,
             "recipe": self.recipe.to_dict(),
+            "optimizer": self.recipe.optimizer,
             "device": self.device,
             "steps": self.steps,
             "steps_per_epoch": self.steps_per_epoch,

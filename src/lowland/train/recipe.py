@@ -17,6 +17,8 @@ from lowland.train.settings import Options, check, parse
 
 NO_METHOD = "none"
 """The method that is the base optimizer alone: one pass per step, no perturbation."""
+FEDERATED = ("fedasam", "fedsam", "mofedsam")
+"""Methods that train on many clients in rounds, which a recipe has not got."""
 BASES = ("adam", "adamw", "sgd")
 CENTERS = ("example", "none", "unit")
 DEVICES = ("auto", "cpu", "cuda")
@@ -36,8 +38,11 @@ class Recipe:
         method: a sharpness-aware method by name (`lowland.optim.METHODS`), or ``none`` for the
             base optimizer alone.
         rho: radius ρ of the perturbation.
-        method_options: further options of the method, as pairs or a mapping.
-        base: the base optimizer: ``sgd``, ``adam`` or ``adamw``.
+        method_options: further options of the method, as pairs or a mapping. Two more are the
+            run's own: ``base_width`` for ``mup2`` and ``ascent_examples`` for ``n-sam``
+            (`lowland.train.arguments`).
+        base: the base optimizer: ``sgd``, ``adam`` or ``adamw``. Methods of kind "base optimizer"
+            (``adasam``, ``lightsam``) take its place.
         lr: learning rate at the start.
         momentum: heavy-ball momentum of ``sgd``.
         weight_decay: weight decay of the base optimizer, on all parameters.
@@ -153,11 +158,32 @@ class Recipe:
 
         return run(self, root, **watched)
 
+    @property
+    def brings_base(self) -> bool:
+        """Whether the method is an optimizer of its own, so that base and momentum are not used."""
+        from lowland.optim import METHODS
+
+        return self.method in METHODS and METHODS[self.method].kind == "base optimizer"
+
+    @property
+    def optimizer(self) -> str:
+        """What steps, in words."""
+        if self.method == NO_METHOD:
+            return self.base
+        if self.brings_base:
+            return f"{self.method} over its own base optimizer; base and momentum are not used"
+        return f"{self.method} over {self.base}"
+
     def _check_names(self) -> None:
         from lowland.data import DATASETS
         from lowland.models import MODELS
         from lowland.optim import METHODS
 
+        if self.method in FEDERATED:
+            raise InputError(
+                f"{self.method} trains in rounds over clients, and a recipe has none: choose "
+                "another method, or call it from Python"
+            )
         kinds = {name.partition(":")[0] for name in DATASETS}
         if self.data.partition(":")[0] not in kinds:
             raise unknown("data set", self.data, DATASETS)
@@ -173,11 +199,6 @@ class Recipe:
         for kind, name, names in known:
             if name not in names:
                 raise unknown(kind, name, names)
-        if self.method in METHODS and METHODS[self.method].kind == "base optimizer":
-            raise InputError(
-                f"{self.method} brings its own base optimizer, and runs are given one: choose "
-                "another method, or train with it from Python"
-            )
 
     def _check_numbers(self) -> None:
         for name in ("epochs", "batch_size", "evaluations", "rank_examples", "threads"):

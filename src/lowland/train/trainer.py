@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from lowland import models, optim
-from lowland.core.errors import InputError
+from lowland import models
 from lowland.core.seeds import derived_seed
+from lowland.train.arguments import Clock, build_optimizer
 from lowland.train.plan import Plan
-from lowland.train.recipe import NO_METHOD, Recipe
+from lowland.train.recipe import Recipe
 from lowland.train.schedule import learning_rate
 from lowland.train.state import State
 
@@ -25,8 +25,6 @@ METRICS = {
     "skipped_total": "sam/skipped",
 }
 """What the last step of a sharpness-aware optimizer knows, and the names it is logged by."""
-
-_BASES = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
 
 
 class Trainer:
@@ -51,7 +49,9 @@ class Trainer:
         self._fabric = fabric
         # on its device before the optimizer sees it, which may hold on to buffers
         self.module = build_model(recipe, plan.data.shape, plan.data.classes).to(fabric.device)
-        self._model, self._wrapped = fabric.setup(self.module, build_optimizer(recipe, self.module))
+        self._clock = Clock()
+        optimizer = build_optimizer(plan, self.module, self._clock)
+        self._model, self._wrapped = fabric.setup(self.module, optimizer)
         self.optimizer: Any = self._wrapped.optimizer
         self.module.train()
 
@@ -60,16 +60,24 @@ class Trainer:
         """Updates skipped so far because a gradient was not finite; counted in its state."""
         return int(self.optimizer.param_groups[0].get("sam_skipped", 0))
 
-    def update(self, step: int, images: Tensor, labels: Tensor) -> Tensor:
-        """Update number `step` (from 0) on a batch of uint8 images; the mean loss at w."""
+    def update(self, step: int, images: Tensor, labels: Tensor, rows: Tensor) -> Tensor | None:
+        """Update number `step` (from 0) on a batch; the mean loss at w, None if nobody knows it.
+
+        Args:
+            step: number of the update.
+            images: uint8.
+            labels: their classes.
+            rows: their places among the training images.
+        """
         recipe = self._plan.recipe
         lr = learning_rate(recipe.schedule, recipe.lr, step=step, steps=self._plan.steps)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
+        self._clock.step = step
         torch.manual_seed(derived_seed(recipe.seed, "update", step))
         inputs = self._plan.data.normalise(images)
         if getattr(self.optimizer, "needs_batch", False):
-            return self._step_on_batch(inputs, labels)
+            return self._step_on_batch(inputs, labels, rows)
         return self._step_on_closure(inputs, labels)
 
     def _step_on_closure(self, inputs: Tensor, labels: Tensor) -> Tensor:
@@ -82,21 +90,22 @@ class Trainer:
         loss: Tensor = self._wrapped.step(closure)
         return loss.detach()
 
-    def _step_on_batch(self, inputs: Tensor, labels: Tensor) -> Tensor:
+    def _step_on_batch(self, inputs: Tensor, labels: Tensor, rows: Tensor) -> Tensor | None:
         """For methods that split or weigh the batch; Fabric's wrapper passes closures alone on."""
 
-        def per_example(x: Tensor, y: Tensor) -> Tensor:
-            return cross_entropy(self._model(x), y, reduction="none")
+        def per_example(x: Tensor, y: Tensor, _: Tensor) -> tuple[Tensor, Tensor]:
+            logits = self._model(x)
+            return cross_entropy(logits, y, reduction="none"), logits
 
-        loss: Tensor = self.optimizer.step(
-            loss_fn=per_example, batch=(inputs, labels), backward=self._fabric.backward
+        loss: Tensor | None = self.optimizer.step(
+            loss_fn=per_example, batch=(inputs, labels, rows), backward=self._fabric.backward
         )
-        return loss.detach()
+        return None if loss is None else loss.detach()
 
-    def metrics(self, loss: Tensor) -> dict[str, float]:
+    def metrics(self, loss: Tensor | None) -> dict[str, float]:
         """The last update in numbers, by the names that loggers get; waits for the device.
 
-        Plain training has the loss alone.
+        Plain training has the loss alone; n-SAM does not evaluate it.
 
         Args:
             loss: what `update` returned.
@@ -104,7 +113,7 @@ class Trainer:
         last = getattr(self.optimizer, "last", None)
         known = {} if last is None else last.metrics()
         named = {METRICS[name]: value for name, value in known.items() if name in METRICS}
-        return {"train/loss": float(loss), **named}
+        return named if loss is None else {"train/loss": float(loss), **named}
 
     def restore(self, state: State) -> None:
         """Go on from `state`."""
@@ -117,25 +126,3 @@ def build_model(recipe: Recipe, shape: tuple[int, int, int], classes: int) -> nn
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derived_seed(recipe.seed, "initialisation"))
         return models.create(recipe.model, shape=shape, classes=classes, width=recipe.width)
-
-
-def build_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
-    """The optimizer of a recipe over all parameters of `model`.
-
-    Raises:
-        InputError: `method_options` has something that the method does not take.
-    """
-    base: Any = _BASES[recipe.base]
-    options: dict[str, Any] = {"lr": recipe.lr, "weight_decay": recipe.weight_decay}
-    if recipe.base == "sgd":
-        options["momentum"] = recipe.momentum
-    if recipe.method == NO_METHOD:
-        plain: torch.optim.Optimizer = base(model.parameters(), **options)
-        return plain
-    method = dict(recipe.method_options)
-    try:
-        return optim.create(recipe.method, model, base, rho=recipe.rho, **options, **method)
-    except TypeError as error:
-        raise InputError(
-            f"method_options do not fit method {recipe.method} over {recipe.base}: {error}"
-        ) from None

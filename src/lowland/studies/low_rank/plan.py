@@ -103,10 +103,13 @@ def _keys(choice: Choice) -> list[str]:
 
 
 def _at(base: Recipe, method: str, rho: float, seed: int) -> Recipe:
-    """One point of a grid; ρ = 0 is the base optimizer alone, whatever the method."""
+    """One point of a grid; ρ = 0 is the base optimizer alone, whatever the method.
+
+    The base optimizer that a method brings is there in no other way than by the method.
+    """
     from lowland.train.recipe import NO_METHOD
 
-    if rho == 0:
+    if rho == 0 and not base.brings_base:
         return dataclasses.replace(base, method=NO_METHOD, rho=0.0, method_options=(), seed=seed)
     return dataclasses.replace(base, method=method, rho=rho, seed=seed)
 
@@ -174,12 +177,15 @@ def _notes(
     choice: Choice, n: int, data: ImageData, groups: Mapping[str, Recipe]
 ) -> tuple[str, ...]:
     sizes = f"{len(data.train)} train, {len(data.validation)} validation, {len(data.test)} test"
+    plain = "plain training"
+    if next(iter(groups.values())).brings_base:
+        plain = f"the base optimizer that {choice.method} brings, alone"
     notes = [
         f"Data: {data.name}, {sizes} images; one fixed split for all seeds, so intervals speak "
         "about the randomness of training, not about the choice of images.",
         f"Every rank, on train and on test, is that of the same number of examples, {n}, since "
         "the rank depends on it.",
-        f"ρ = 0 is plain training; every other ρ is {choice.method}.",
+        f"ρ = 0 is {plain}; every other ρ is {choice.method}.",
     ]
     if TRANSFER in groups:
         recipe = groups[TRANSFER]

@@ -1,0 +1,150 @@
+"""What a method takes from the run that it trains, beside parameters and plain options.
+
+Most methods need nothing of it. The few that do name it in their constructor, and what stands
+there under such a name is filled in here:
+
+    weights          ω by label, for the labels of the training images; mean one over them, so that
+                     the learning rate means what it means without weights
+    base_model       the same network at its base width (option ``base_width``, half the width if
+                     left out)
+    ascent_data      training images drawn anew for every step (option ``ascent_examples``, all of
+                     them if left out), augmented like any others
+    m                examples behind each ε of m-SAM: a quarter of the batch
+    examples         the number of training images
+    steps_per_epoch  the number of updates in an epoch
+    seed             of the method's own draws, from the seed of the run
+
+What `method_options` name themselves is left as it is. The two further options stand among them
+with the method's own.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lowland import models, optim
+from lowland.core.errors import InputError
+from lowland.core.seeds import derived_seed, generator
+from lowland.data import augment
+from lowland.train.plan import Plan
+from lowland.train.recipe import NO_METHOD, Recipe
+
+BASES = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
+MOST = 1024
+"""Images of `ascent_data` in one pass."""
+
+Batch = tuple[Tensor, Tensor, Tensor]
+"""Normalised images, labels, and the number of each image among the training images."""
+
+
+class Clock:
+    """The number of the update that is under way, for what is drawn in it."""
+
+    step = 0
+
+
+def build_optimizer(
+    plan: Plan, model: nn.Module, clock: Clock | None = None
+) -> torch.optim.Optimizer:
+    """The optimizer of a plan over all parameters of `model`.
+
+    Args:
+        plan: what is trained, on which data.
+        model: the network.
+        clock: tells the number of the update; whoever makes updates sets it.
+
+    Raises:
+        InputError: `method_options` has something that the method does not take, or cannot use.
+    """
+    recipe = plan.recipe
+    if recipe.method == NO_METHOD:
+        plain: torch.optim.Optimizer = _base(recipe)(model.parameters(), **_settings(recipe))
+        return plain
+    method = optim.METHODS[recipe.method]
+    given = dict(recipe.method_options)
+    asks = inspect.signature(method.optimizer).parameters
+    for name in [name for name in _FROM_RUN if name in asks and name not in given]:
+        given[name] = _FROM_RUN[name](plan, given, clock or Clock())
+    own = recipe.brings_base
+    settings = _own_settings(recipe) if own else _settings(recipe)
+    try:
+        return optim.create(
+            recipe.method,
+            model,
+            None if own else _base(recipe),
+            rho=recipe.rho,
+            **settings,
+            **given,
+        )
+    except TypeError as error:
+        over = "its own base optimizer" if own else recipe.base
+        raise InputError(
+            f"method_options do not fit method {recipe.method} over {over}: {error}"
+        ) from None
+
+
+def _base(recipe: Recipe) -> Any:
+    return BASES[recipe.base]
+
+
+def _settings(recipe: Recipe) -> dict[str, Any]:
+    settings: dict[str, Any] = {"lr": recipe.lr, "weight_decay": recipe.weight_decay}
+    return settings | ({"momentum": recipe.momentum} if recipe.base == "sgd" else {})
+
+
+def _own_settings(recipe: Recipe) -> dict[str, Any]:
+    """For a base optimizer that the method brings: it may have no weight decay."""
+    decay = {"weight_decay": recipe.weight_decay} if recipe.weight_decay else {}
+    return {"lr": recipe.lr, **decay}
+
+
+def _label_weights(plan: Plan, options: dict[str, Any], clock: Clock) -> Tensor:
+    return optim.label_weights(plan.data.train.labels.cpu(), mean_one=True)
+
+
+def _base_model(plan: Plan, options: dict[str, Any], clock: Clock) -> dict[str, list[int]]:
+    """Shapes at base width; the network itself is let go."""
+    recipe, data = plan.recipe, plan.data
+    width = recipe.width or models.MODELS[recipe.model].width
+    base = options.pop("base_width", max(1, width // 2))
+    if not isinstance(base, int) or isinstance(base, bool) or base < 1:
+        raise InputError(f"base_width must be 1 or more, not {base!r}")
+    with torch.random.fork_rng(devices=[]):
+        model = models.create(recipe.model, shape=data.shape, classes=data.classes, width=base)
+    return {name: list(p.shape) for name, p in model.named_parameters()}
+
+
+def _ascent_data(plan: Plan, options: dict[str, Any], clock: Clock) -> Callable[[], list[Batch]]:
+    train, recipe = plan.data.train, plan.recipe
+    many = options.pop("ascent_examples", len(train))
+    if not isinstance(many, int) or isinstance(many, bool) or not 0 < many <= len(train):
+        raise InputError(f"ascent_examples must be from 1 to {len(train)}, not {many!r}")
+
+    def draw() -> list[Batch]:
+        draws = generator("cpu", recipe.seed, "ascent", clock.step)
+        order = torch.randperm(len(train), generator=draws)[:many].to(train.labels.device)
+        policy = plan.data.augmentation if recipe.augment else "none"
+        images = augment(train.images[order], policy, draws)
+        parts = [slice(i, i + MOST) for i in range(0, many, MOST)]
+        rows = [order[part] for part in parts]
+        x = [plan.data.normalise(images[part]) for part in parts]
+        return [(a, train.labels[b], b) for a, b in zip(x, rows, strict=True)]
+
+    return draw
+
+
+_FROM_RUN: dict[str, Callable[[Plan, dict[str, Any], Clock], Any]] = {
+    "weights": _label_weights,
+    "base_model": _base_model,
+    "ascent_data": _ascent_data,
+    "m": lambda plan, options, clock: max(1, plan.recipe.batch_size // 4),
+    "examples": lambda plan, options, clock: len(plan.data.train),
+    "steps_per_epoch": lambda plan, options, clock: plan.steps_per_epoch,
+    "seed": lambda plan, options, clock: derived_seed(plan.recipe.seed, "method"),
+}
+"""Constructor argument → how it is made from the run; takes its own options out."""
