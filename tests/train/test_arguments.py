@@ -11,7 +11,7 @@ import torch
 
 from lowland.core.errors import InputError
 from lowland.core.seeds import derived_seed
-from lowland.data import load
+from lowland.data import load, numbered_batches
 from lowland.models import create
 from lowland.optim import METHODS
 from lowland.optim.balanced import LabelWeights
@@ -20,6 +20,7 @@ from lowland.train import Progress, Recipe, check_recipe, read_history, read_rec
 from lowland.train.arguments import Clock, build_optimizer
 from lowland.train.plan import make_plan
 from lowland.train.recipe import FEDERATED
+from lowland.train.trainer import Trainer
 
 Make = Callable[..., Recipe]
 TRAINED = [name for name in METHODS if name not in FEDERATED]
@@ -30,6 +31,8 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "lightsam": {"lr": 0.001},
     "looksam": {"method_options": {"k": 4}},
     "n-sam": {"method_options": {"ascent_examples": 30}},
+    "saf": {"method_options": {"start_epoch": 0, "back": 1}, "rho": 1.0},
+    "logits-sam": {"rho": 0.5},
 }
 
 
@@ -157,6 +160,27 @@ def test_m_is_a_quarter_of_the_batch_unless_told(tiny: Make) -> None:
     assert optimizer_of(told).param_groups[0]["m"] == 4
 
 
+def test_saf_counts_the_epochs_of_its_run(tiny: Make) -> None:
+    plan = optimizer_of(tiny(method="saf"))._engine.plan
+    assert (plan.examples, plan.steps_per_epoch) == (60, 3)
+
+    def start(**changes: Any) -> int:
+        return int(optimizer_of(tiny(method="saf", **changes)).param_groups[0]["start"])
+
+    assert [start(epochs=epochs) for epochs in (2, 8, 20, 200)] == [0, 6, 15, 15]
+    assert start(method_options={"start_epoch": 1}) == 3
+    assert start(method_options={"start": 2}) == 2
+
+
+@pytest.mark.parametrize(("method", "forwards"), [("last-layer-sam", 1), ("sam", 2)])
+def test_the_last_layer_alone_is_run_a_second_time(tiny: Make, method: str, forwards: int) -> None:
+    trainer = Trainer(make_plan(tiny(method=method)))
+    counted: list[int] = []
+    trainer.module.block1.register_forward_hook(lambda *_: counted.append(1))
+    trainer.update(0, *next(numbered_batches(load("digits", limit=60).train, batch_size=20)))
+    assert len(counted) == forwards
+
+
 @pytest.mark.parametrize(
     ("method", "options", "message"),
     [
@@ -164,6 +188,7 @@ def test_m_is_a_quarter_of_the_batch_unless_told(tiny: Make) -> None:
         ("mup2", {"base_width": 2.5}, "base_width must be 1 or more, not 2.5"),
         ("n-sam", {"ascent_examples": 61}, "ascent_examples must be from 1 to 60, not 61"),
         ("n-sam", {"ascent_examples": 0}, "ascent_examples must be from 1 to 60, not 0"),
+        ("saf", {"start_epoch": -1}, "start_epoch must be 0 or more, not -1"),
         ("sam", {"base_width": 4}, "method_options do not fit method sam over sgd"),
         ("adasam", {"base_width": 4}, "do not fit method adasam over its own base optimizer"),
         ("sam-on", {}, "normalization"),

@@ -12,9 +12,11 @@ there under such a name is filled in here:
     m                examples behind each ε of m-SAM: a quarter of the batch
     examples         the number of training images
     steps_per_epoch  the number of updates in an epoch
+    start            the first update with SAF's term (option ``start_epoch``; epoch 5, as the
+                     authors have it, or a quarter of a shorter run)
     seed             of the method's own draws, from the seed of the run
 
-What `method_options` name themselves is left as it is. The two further options stand among them
+What `method_options` name themselves is left as it is. The three further options stand among them
 with the method's own.
 """
 
@@ -37,6 +39,9 @@ from lowland.train.recipe import NO_METHOD, Recipe
 BASES = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
 MOST = 1024
 """Images of `ascent_data` in one pass."""
+
+ONCE = frozenset({"last-layer-sam"})
+"""Methods with which the batch runs through the network once, if they get it, and else twice."""
 
 Batch = tuple[Tensor, Tensor, Tensor]
 """Normalised images, labels, and the number of each image among the training images."""
@@ -86,6 +91,11 @@ def build_optimizer(
         raise InputError(
             f"method_options do not fit method {recipe.method} over {over}: {error}"
         ) from None
+
+
+def takes_batch(recipe: Recipe, optimizer: Any) -> bool:
+    """Whether an update hands the batch over, in place of a closure."""
+    return recipe.method in ONCE or bool(getattr(optimizer, "needs_batch", False))
 
 
 def _base(recipe: Recipe) -> Any:
@@ -138,6 +148,13 @@ def _ascent_data(plan: Plan, options: dict[str, Any], clock: Clock) -> Callable[
     return draw
 
 
+def _start(plan: Plan, options: dict[str, Any], clock: Clock) -> int:
+    epoch = options.pop("start_epoch", min(5, plan.recipe.epochs // 4))
+    if not isinstance(epoch, int) or isinstance(epoch, bool) or epoch < 0:
+        raise InputError(f"start_epoch must be 0 or more, not {epoch!r}")
+    return epoch * plan.steps_per_epoch
+
+
 _FROM_RUN: dict[str, Callable[[Plan, dict[str, Any], Clock], Any]] = {
     "weights": _label_weights,
     "base_model": _base_model,
@@ -145,6 +162,7 @@ _FROM_RUN: dict[str, Callable[[Plan, dict[str, Any], Clock], Any]] = {
     "m": lambda plan, options, clock: max(1, plan.recipe.batch_size // 4),
     "examples": lambda plan, options, clock: len(plan.data.train),
     "steps_per_epoch": lambda plan, options, clock: plan.steps_per_epoch,
+    "start": _start,
     "seed": lambda plan, options, clock: derived_seed(plan.recipe.seed, "method"),
 }
 """Constructor argument → how it is made from the run; takes its own options out."""

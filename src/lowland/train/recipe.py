@@ -38,9 +38,9 @@ class Recipe:
         method: a sharpness-aware method by name (`lowland.optim.METHODS`), or ``none`` for the
             base optimizer alone.
         rho: radius ρ of the perturbation.
-        method_options: further options of the method, as pairs or a mapping. Two more are the
-            run's own: ``base_width`` for ``mup2`` and ``ascent_examples`` for ``n-sam``
-            (`lowland.train.arguments`).
+        method_options: further options of the method, as pairs or a mapping. Three more are
+            the run's own: ``base_width`` for ``mup2``, ``ascent_examples`` for ``n-sam`` and
+            ``start_epoch`` for ``saf`` (`lowland.train.arguments`).
         base: the base optimizer: ``sgd``, ``adam`` or ``adamw``. Methods of kind "base optimizer"
             (``adasam``, ``lightsam``) take its place.
         lr: learning rate at the start.

@@ -10,7 +10,7 @@ from torch.nn.functional import cross_entropy
 
 from lowland import models
 from lowland.core.seeds import derived_seed
-from lowland.train.arguments import Clock, build_optimizer
+from lowland.train.arguments import Clock, build_optimizer, takes_batch
 from lowland.train.plan import Plan
 from lowland.train.recipe import Recipe
 from lowland.train.schedule import learning_rate
@@ -76,7 +76,7 @@ class Trainer:
         self._clock.step = step
         torch.manual_seed(derived_seed(recipe.seed, "update", step))
         inputs = self._plan.data.normalise(images)
-        if getattr(self.optimizer, "needs_batch", False):
+        if takes_batch(recipe, self.optimizer):
             return self._step_on_batch(inputs, labels, rows)
         return self._step_on_closure(inputs, labels)
 
