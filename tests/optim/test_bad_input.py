@@ -72,6 +72,8 @@ def test_settings_of_methods() -> None:
     refused("m is 0", lambda: MSAM(p, SGD, m=0, lr=0.1))
     refused("k is 0", lambda: LookSAM(p, SGD, k=0, lr=0.1))
     refused("ema_decay is 1.0", lambda: FSAM(p, SGD, ema_decay=1.0, lr=0.1))
+    refused("ema_decay is 1.0", lambda: FSAM(p, SGD, along="mean", ema_decay=1.0, lr=0.1))
+    refused("unknown direction 'full'", lambda: FSAM(p, SGD, along="full", lr=0.1))
     refused("'before' or 'after'", lambda: FSAM(p, SGD, ema="then", lr=0.1))
 
 

@@ -152,6 +152,9 @@ REDUCTIONS = {
         m.parameters(), torch.optim.SGD, perturbation=Perturbation(metric=Ones(eta=0.0)), **k
     ),
     "f-sam with σ = 0": lambda m, **k: FSAM(m.parameters(), torch.optim.SGD, sigma=0.0, **k),
+    "f-sam along a mean with no memory": lambda m, **k: FSAM(
+        m.parameters(), torch.optim.SGD, along="mean", ema_decay=0.0, **k
+    ),
     "looksam with k = 1": lambda m, **k: LookSAM(m.parameters(), torch.optim.SGD, k=1, **k),
     "m-sam with m = b": lambda m, **k: MSAM(m.parameters(), torch.optim.SGD, m=12, **k),
     "m-sam with m > b": lambda m, **k: MSAM(m.parameters(), torch.optim.SGD, m=99, **k),

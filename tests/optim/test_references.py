@@ -73,6 +73,14 @@ def fsam(after: bool, sigma: float) -> Rule:
     return rule
 
 
+def full_alone(model: nn.Module, x: Tensor, y: Tensor, memory: dict[str, Any]) -> list[Tensor]:
+    """Along F-SAM's estimate of the full gradient, which it takes away."""
+    g = gradient(model, x, y)
+    old = memory.get("m", g)
+    memory["m"] = d = [0.9 * m + 0.1 * t for m, t in zip(old, g, strict=True)]
+    return gradient(at(model, [RHO * t / norm(d) for t in d]), x, y)
+
+
 def samon(inverted: bool) -> Rule:
     def rule(model: nn.Module, x: Tensor, y: Tensor, memory: dict[str, Any]) -> list[Tensor]:
         inside = {id(p) for m in model if isinstance(m, nn.BatchNorm1d) for p in m.parameters()}
@@ -144,6 +152,7 @@ CASES: dict[str, tuple[Callable[..., SharpnessAware], Rule]] = {
     "f-sam after": (preset(FSAM, ema="after"), fsam(True, 1.0)),
     "f-sam sigma .5": (preset(FSAM, sigma=0.5), fsam(False, 0.5)),
     "f-sam after sigma .5": (preset(FSAM, sigma=0.5, ema="after"), fsam(True, 0.5)),
+    "f-sam along the mean": (preset(FSAM, along="mean"), full_alone),
     "sam-on": (preset(SAMON), samon(False)),
     "sam-on complement": (preset(SAMON, no_norm=True), samon(True)),
     "m-sam even": (preset(MSAM, m=4), msam(4)),

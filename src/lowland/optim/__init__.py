@@ -65,7 +65,7 @@ from lowland.optim.sharpness_aware import SharpnessAware
 from lowland.optim.slsam import SLSAM
 from lowland.optim.step import Step
 from lowland.optim.trajectory import MESA, SAF
-from lowland.optim.transforms import Centralized, MinusRunningMean, Transform
+from lowland.optim.transforms import Centralized, MinusRunningMean, RunningMean, Transform
 from lowland.optim.uncorrected import UncorrectedAdaGrad, UncorrectedAdam
 from lowland.optim.universal import DetSAM, FrobSAM, Measure, TraceSAM, UniversalSAM
 from lowland.optim.usam import USAM, UnifiedSAM
@@ -140,6 +140,7 @@ __all__ = [
     "Program",
     "Pullback",
     "Radius",
+    "RunningMean",
     "Scaled",
     "Schedule",
     "Selection",

@@ -7,9 +7,12 @@ from typing import Any
 
 from torch.optim import Optimizer
 
+from lowland.core.errors import unknown
 from lowland.optim.perturbation import Perturbation
 from lowland.optim.sharpness_aware import SharpnessAware
-from lowland.optim.transforms import MinusRunningMean
+from lowland.optim.transforms import MinusRunningMean, RunningMean, Transform
+
+ALONG = ("residual", "mean")
 
 
 class FSAM(SharpnessAware):
@@ -27,6 +30,8 @@ class FSAM(SharpnessAware):
         ema_decay: λ; 0.9 in the authors' class, 0.6 in their CIFAR-100 command.
         ema: "before" takes m without the present gradient (the authors' code), "after" with it
             (the paper); the same direction for σ = 1.
+        along: "residual" is the method, d = g − σ·m. "mean" is what it is compared with, the full
+            gradient's share alone: d = m with g taken in; σ and `ema` have no part in it.
         perturbation: "global"; "local" (see `SAM`) is refused, since m would differ between
             devices.
         **options: everything that `SharpnessAware` takes, and the base optimizer's arguments.
@@ -44,9 +49,14 @@ class FSAM(SharpnessAware):
         sigma: float = 1.0,
         ema_decay: float = 0.9,
         ema: str = "before",
+        along: str = "residual",
         perturbation: str = "global",
         **options: Any,
     ) -> None:
-        transform = MinusRunningMean(sigma, ema_decay, ema)
+        if along not in ALONG:
+            raise unknown("direction", along, ALONG)
+        transform: Transform = MinusRunningMean(sigma, ema_decay, ema)
+        if along == "mean":
+            transform = RunningMean(ema_decay)
         rule = Perturbation(transform=transform, across=perturbation)
         super().__init__(params, base, rho=rho, perturbation=rule, **options)

@@ -65,8 +65,7 @@ class MinusRunningMean:
     defaults: ClassVar[tuple[str, ...]] = ("sigma", "ema_decay")
 
     def __post_init__(self) -> None:
-        if not 0 <= self.ema_decay < 1:
-            raise InputError(f"ema_decay is {self.ema_decay}: give a number in [0, 1)")
+        _check_decay(self.ema_decay)
         check_number("sigma", self.sigma, least=-math.inf)
         if self.ema not in ("before", "after"):
             raise InputError(f"ema is {self.ema!r}: give 'before' or 'after'")
@@ -76,7 +75,7 @@ class MinusRunningMean:
         old = [i for i, p in enumerate(part.params) if remembered(state, p, "sam_ema") is not None]
         if old:
             if self.ema == "after":
-                means = self._next([(part.params[i], part.tensors[i]) for i in old], part, state)
+                means = next_means([(part.params[i], part.tensors[i]) for i in old], part, state)
             else:
                 means = [state[part.params[i]]["sam_ema"] for i in old]
                 means = [local(m) for m in means]
@@ -88,21 +87,49 @@ class MinusRunningMean:
 
     def update(self, part: Part, state: State) -> dict[str, list[Tensor]]:
         pairs = list(zip(part.params, part.tensors, strict=True))
-        return {"sam_ema": self._next(pairs, part, state)}
+        return {"sam_ema": next_means(pairs, part, state)}
 
-    @staticmethod
-    def _next(pairs: list[tuple[Tensor, Tensor]], part: Part, state: State) -> list[Tensor]:
-        decay = part.group["ema_decay"]
-        wide = [g.to(wide_dtype(g.dtype)) for _, g in pairs]
-        means = [remembered(state, p, "sam_ema") for p, _ in pairs]
-        old = [i for i, m in enumerate(means) if m is not None]
-        new = [g if means[i] is not None else g.clone() for i, g in enumerate(wide)]
-        if old:
-            before = [m for m in means if m is not None]
-            after = torch._foreach_lerp(before, [wide[i] for i in old], 1 - decay)
-            for i, m in zip(old, after, strict=True):
-                new[i] = m
-        return new
+
+@dataclass(frozen=True)
+class RunningMean:
+    """d = m with m ← λ·m + (1−λ)·g, the present gradient taken in: what `MinusRunningMean` takes
+    away, and nothing else. The state is the same.
+    """
+
+    ema_decay: float = 0.9
+    relative_guard: ClassVar[float] = 0.0
+    remembers: ClassVar[bool] = True
+    defaults: ClassVar[tuple[str, ...]] = ("ema_decay",)
+
+    def __post_init__(self) -> None:
+        _check_decay(self.ema_decay)
+
+    def direction(self, part: Part, state: State) -> list[Tensor]:
+        return self.update(part, state)["sam_ema"]
+
+    def update(self, part: Part, state: State) -> dict[str, list[Tensor]]:
+        pairs = list(zip(part.params, part.tensors, strict=True))
+        return {"sam_ema": next_means(pairs, part, state)}
+
+
+def next_means(pairs: list[tuple[Tensor, Tensor]], part: Part, state: State) -> list[Tensor]:
+    """m with the present gradients taken in; the gradients themselves where there is no m yet."""
+    decay = part.group["ema_decay"]
+    wide = [g.to(wide_dtype(g.dtype)) for _, g in pairs]
+    means = [remembered(state, p, "sam_ema") for p, _ in pairs]
+    old = [i for i, m in enumerate(means) if m is not None]
+    new = [g if means[i] is not None else g.clone() for i, g in enumerate(wide)]
+    if old:
+        before = [m for m in means if m is not None]
+        after = torch._foreach_lerp(before, [wide[i] for i in old], 1 - decay)
+        for i, m in zip(old, after, strict=True):
+            new[i] = m
+    return new
+
+
+def _check_decay(decay: float) -> None:
+    if not 0 <= decay < 1:
+        raise InputError(f"ema_decay is {decay}: give a number in [0, 1)")
 
 
 @dataclass(frozen=True)
