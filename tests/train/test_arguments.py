@@ -30,7 +30,7 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "adasam": {"lr": 0.001},
     "lightsam": {"lr": 0.001},
     "looksam": {"method_options": {"k": 4}},
-    "n-sam": {"method_options": {"ascent_examples": 30}},
+    "n-sam": {"method_options": {"ascent_batches": 2}},
     "saf": {"method_options": {"start_epoch": 0, "back": 1}, "rho": 1.0},
     "logits-sam": {"rho": 0.5},
 }
@@ -124,15 +124,15 @@ def test_base_width_is_half_the_width_or_as_told(tiny: Make) -> None:
 
 
 def test_ascent_data_follow_seed_and_step_alone(tiny: Make) -> None:
-    recipe = tiny(method="n-sam", method_options={"ascent_examples": 30})
+    recipe = tiny(method="n-sam", method_options={"ascent_batches": 2})
     clock = Clock()
     draw = optimizer_of(recipe, clock)._engine.plan.data
     again = optimizer_of(recipe, clock)._engine.plan.data
     other = optimizer_of(recipe_of(tiny, "n-sam", seed=1), clock)._engine.plan.data
     ((images, labels, rows),) = draw()
     data = load("digits", limit=60)
-    assert images.shape == (30, 1, 8, 8)
-    assert len(set(rows.tolist())) == 30
+    assert images.shape == (40, 1, 8, 8)
+    assert len(set(rows.tolist())) == 40
     assert torch.equal(labels, data.train.labels[rows])
     assert torch.equal(images, again()[0][0])
     assert not torch.equal(rows, other()[0][2])
@@ -186,8 +186,8 @@ def test_the_last_layer_alone_is_run_a_second_time(tiny: Make, method: str, forw
     [
         ("mup2", {"base_width": 0}, "base_width must be 1 or more, not 0"),
         ("mup2", {"base_width": 2.5}, "base_width must be 1 or more, not 2.5"),
-        ("n-sam", {"ascent_examples": 61}, "ascent_examples must be from 1 to 60, not 61"),
-        ("n-sam", {"ascent_examples": 0}, "ascent_examples must be from 1 to 60, not 0"),
+        ("n-sam", {"ascent_batches": 0}, "ascent_batches must be 1 or more, not 0"),
+        ("n-sam", {"ascent_batches": "all"}, "ascent_batches must be 1 or more, not 'all'"),
         ("saf", {"start_epoch": -1}, "start_epoch must be 0 or more, not -1"),
         ("sam", {"base_width": 4}, "method_options do not fit method sam over sgd"),
         ("adasam", {"base_width": 4}, "do not fit method adasam over its own base optimizer"),

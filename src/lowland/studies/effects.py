@@ -71,6 +71,17 @@ def choose_left_out(errors: Mapping[float, Mapping[int, float]]) -> dict[int, fl
     return chosen
 
 
+def chosen_words(chosen: Mapping[int, float]) -> str:
+    """Which ρ the seeds chose, and how often, as a sentence to append.
+
+    >>> chosen_words({0: 0.1, 1: 0.1, 2: 0.2})
+    ' Chosen on validation data of the other seeds: ρ = 0.1 (2 of 3 seeds), 0.2 (1 of 3 seeds).'
+    """
+    counts = {rho: list(chosen.values()).count(rho) for rho in sorted(set(chosen.values()))}
+    words = ", ".join(f"{rho:g} ({count} of {len(chosen)} seeds)" for rho, count in counts.items())
+    return f" Chosen on validation data of the other seeds: ρ = {words}."
+
+
 def common_level(losses: Sequence[Sequence[float]]) -> float | None:
     """The lowest loss that every run reaches after its first evaluation, or None.
 

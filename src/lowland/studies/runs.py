@@ -83,14 +83,21 @@ class Runs:
         Raises:
             NotMeasuredError: there are fewer, or plain training is missing.
         """
-        rhos = sorted({rho for name, rho, _ in self._runs if name == group})
+        rhos = self.radii(group)
         if len(rhos) < 2 or rhos[0] != 0:
             raise NotMeasuredError(f"the {group} runs need ρ = 0 and another ρ")
         return rhos
 
+    def radii(self, group: str) -> list[float]:
+        """All ρ of a group, ascending, whichever they are; none if it has no runs."""
+        return sorted({rho for name, rho, _ in self._runs if name == group})
+
     def seeds(self, group: str) -> list[int]:
         """Seeds of which every ρ of the group is there, ascending."""
-        rhos = self.rhos(group)
+        return self.whole_seeds(group, self.rhos(group))
+
+    def whole_seeds(self, group: str, rhos: Sequence[float]) -> list[int]:
+        """Seeds of which each of these ρ is there, ascending."""
         seeds = sorted({seed for name, _, seed in self._runs if name == group})
         return [seed for seed in seeds if all((group, rho, seed) in self._runs for rho in rhos)]
 

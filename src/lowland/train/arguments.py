@@ -7,8 +7,8 @@ there under such a name is filled in here:
                      the learning rate means what it means without weights
     base_model       the same network at its base width (option ``base_width``, half the width if
                      left out)
-    ascent_data      training images drawn anew for every step (option ``ascent_examples``, all of
-                     them if left out), augmented like any others
+    ascent_data      training images drawn anew for every step, augmented like any others (option
+                     ``ascent_batches``: so many batches of them, or all; all if left out)
     m                examples behind each ε of m-SAM: a quarter of the batch
     examples         the number of training images
     steps_per_epoch  the number of updates in an epoch
@@ -131,9 +131,10 @@ def _base_model(plan: Plan, options: dict[str, Any], clock: Clock) -> dict[str, 
 
 def _ascent_data(plan: Plan, options: dict[str, Any], clock: Clock) -> Callable[[], list[Batch]]:
     train, recipe = plan.data.train, plan.recipe
-    many = options.pop("ascent_examples", len(train))
-    if not isinstance(many, int) or isinstance(many, bool) or not 0 < many <= len(train):
-        raise InputError(f"ascent_examples must be from 1 to {len(train)}, not {many!r}")
+    batches = options.pop("ascent_batches", len(train))
+    if not isinstance(batches, int) or isinstance(batches, bool) or batches < 1:
+        raise InputError(f"ascent_batches must be 1 or more, not {batches!r}")
+    many = min(batches * recipe.batch_size, len(train))
 
     def draw() -> list[Batch]:
         draws = generator("cpu", recipe.seed, "ascent", clock.step)

@@ -39,7 +39,7 @@ class Recipe:
             base optimizer alone.
         rho: radius ρ of the perturbation.
         method_options: further options of the method, as pairs or a mapping. Three more are
-            the run's own: ``base_width`` for ``mup2``, ``ascent_examples`` for ``n-sam`` and
+            the run's own: ``base_width`` for ``mup2``, ``ascent_batches`` for ``n-sam`` and
             ``start_epoch`` for ``saf`` (`lowland.train.arguments`).
         base: the base optimizer: ``sgd``, ``adam`` or ``adamw``. Methods of kind "base optimizer"
             (``adasam``, ``lightsam``) take its place.

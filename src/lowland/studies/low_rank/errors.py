@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from lowland.studies.effects import choose_left_out
+from lowland.studies.effects import choose_left_out, chosen_words
 from lowland.studies.low_rank.columns import (
     MAIN,
     TEST_ERROR,
@@ -52,12 +52,6 @@ def _gain_at_chosen(runs: Runs, group: str, *, chosen_by: str, judged_on: str) -
 
     return Finding(
         effects={seed: gain(seed, rho) for seed, rho in chosen.items()},
-        detail=means_by_rho(runs, judged_on, group, percent=True) + _choices(chosen),
+        detail=means_by_rho(runs, judged_on, group, percent=True) + chosen_words(chosen),
         beside={f"at ρ = {rho:g}": {seed: gain(seed, rho) for seed in seeds} for rho in errors},
     )
-
-
-def _choices(chosen: dict[int, float]) -> str:
-    counts = {rho: list(chosen.values()).count(rho) for rho in sorted(set(chosen.values()))}
-    words = ", ".join(f"{rho:g} ({count} of {len(chosen)} seeds)" for rho, count in counts.items())
-    return f" Chosen on validation data of the other seeds: ρ = {words}."
