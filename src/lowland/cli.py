@@ -93,8 +93,14 @@ def study(
     data: Annotated[str, typer.Option(help="Data set: digits, fashion-mnist, parquet:PATH.")] = (
         "digits"
     ),
-    setting: Annotated[str, typer.Option(help="minimal or state-of-the-art.")] = "minimal",
-    method: Annotated[str, typer.Option(help="Method of the runs with ρ above 0.")] = "sam",
+    setting: Annotated[
+        str | None,
+        typer.Option(help="A setting of the study, such as minimal or state-of-the-art."),
+    ] = None,
+    method: Annotated[
+        str | None,
+        typer.Option(help="Method of the runs with ρ above 0; for `methods` some, with commas."),
+    ] = None,
     rho: Annotated[str, typer.Option(help="Radii, such as 0.05,0.1; 0 is always added.")] = "",
     seeds: Annotated[int | None, typer.Option(help="Number of seeds.")] = None,
     changes: Annotated[
@@ -178,8 +184,8 @@ def _study(
     name: str,
     size: str,
     data: str,
-    setting: str,
-    method: str,
+    setting: str | None,
+    method: str | None,
     rho: str,
     seeds: int | None,
     changes: Sequence[str],
@@ -194,7 +200,7 @@ def _study(
     from lowland.report.page import PAGE
 
     chosen = studies.get(name)
-    choice = studies.Choice(
+    choice = chosen.choose(
         size=size,
         data=data,
         setting=setting,

@@ -33,6 +33,7 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "n-sam": {"method_options": {"ascent_batches": 2}},
     "saf": {"method_options": {"start_epoch": 0, "back": 1}, "rho": 1.0},
     "logits-sam": {"rho": 0.5},
+    "mesa": {"method_options": {"decay": 0.5}, "rho": 1.0},
 }
 
 
@@ -170,6 +171,15 @@ def test_saf_counts_the_epochs_of_its_run(tiny: Make) -> None:
     assert [start(epochs=epochs) for epochs in (2, 8, 20, 200)] == [0, 6, 15, 15]
     assert start(method_options={"start_epoch": 1}) == 3
     assert start(method_options={"start": 2}) == 2
+
+
+def test_mesa_averages_over_the_same_share_of_any_run(tiny: Make) -> None:
+    def decay(epochs: int) -> float:
+        return float(optimizer_of(tiny(method="mesa", epochs=epochs)).param_groups[0]["decay"])
+
+    assert decay(90 * 1251 // 3) == pytest.approx(0.9998)  # three updates in an epoch
+    assert decay(100) == pytest.approx(1 - 90 * 1251 / (5000 * 300))
+    assert decay(2) == 0.0
 
 
 @pytest.mark.parametrize(("method", "forwards"), [("last-layer-sam", 1), ("sam", 2)])

@@ -2,6 +2,7 @@
 
 from lowland.measure.active import ActiveUnits, active_units
 from lowland.measure.capture import capture, matching_blocks, stream
+from lowland.measure.live_bytes import LiveBytes, StepBytes, step_bytes
 from lowland.measure.loss import MeanLoss, mean_loss
 from lowland.measure.neighbors import NeighborError, knn_error
 from lowland.measure.norms import WeightNorm, weight_norm
@@ -11,9 +12,11 @@ from lowland.measure.sharpness import OneStepSharpness, one_step_sharpness
 __all__ = [
     "ActiveUnits",
     "FeatureRank",
+    "LiveBytes",
     "MeanLoss",
     "NeighborError",
     "OneStepSharpness",
+    "StepBytes",
     "WeightNorm",
     "active_units",
     "capture",
@@ -22,6 +25,7 @@ __all__ = [
     "matching_blocks",
     "mean_loss",
     "one_step_sharpness",
+    "step_bytes",
     "stream",
     "weight_norm",
 ]

@@ -8,10 +8,13 @@ from types import MappingProxyType
 from lowland.core.errors import unknown
 from lowland.studies.folder import default_folder
 from lowland.studies.low_rank import STUDY as LOW_RANK
+from lowland.studies.methods import STUDY as METHODS
 from lowland.studies.runner import execute
 from lowland.studies.study import Choice, Study, radii
 
-STUDIES: Mapping[str, Study] = MappingProxyType({study.name: study for study in (LOW_RANK,)})
+STUDIES: Mapping[str, Study] = MappingProxyType(
+    {study.name: study for study in (LOW_RANK, METHODS)}
+)
 """Every study by name."""
 
 

@@ -17,7 +17,7 @@ def default_folder(study: Study, choice: Choice) -> Path:
     """``runs/STUDY-DATA-SIZE``, with the setting where it is not the usual one."""
     data = choice.data.partition(":")
     file = Path(data[2]).stem or data[0]
-    setting = "" if choice.setting == Choice.setting else f"-{choice.setting}"
+    setting = "" if choice.setting == study.setting else f"-{choice.setting}"
     return Path("runs") / f"{study.name}-{file}-{choice.size}{setting}"
 
 

@@ -9,6 +9,8 @@
     rule              the decision rule in words, confidence, family, confidence of each interval
     claims            each claim with thresholds, verdict, interval, effect per seed, and the same
                       effect under other definitions ("beside")
+    comparison        arms side by side, for studies that have them (`lowland.studies.methods`), or
+                      null
     panels            what to draw: titles and columns
     notes             sentences that a reader needs
     runs              per run: place in the grid, recipe, seconds, and the whole history by column
@@ -81,6 +83,7 @@ def assemble(
             "confidence_each": each,
         },
         "claims": [judged(claim, held, family=family) for claim in plan.claims],
+        "comparison": None if plan.compare is None else plan.compare(held),
         "panels": [dataclasses.asdict(panel) for panel in plan.panels],
         "notes": list(plan.notes),
         "runs": [_run(run) for run in runs],

@@ -124,6 +124,8 @@ class Plan:
         panels: what the report draws.
         fingerprint: SHA-256 of the data, as `lowland.data` gives it.
         notes: sentences that a reader needs, for example how many examples were measured.
+        compare: puts arms side by side, as plain values for the report's own table and plots
+            (see `lowland.studies.methods.comparison`); None where the study has no arms.
     """
 
     runs: tuple[Planned, ...]
@@ -131,6 +133,7 @@ class Plan:
     panels: tuple[Panel, ...]
     fingerprint: str
     notes: tuple[str, ...] = ()
+    compare: Callable[[Runs], Mapping[str, Any]] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,8 +146,9 @@ class Study:
         source: the paper.
         shows: what it shows, in a sentence.
         sizes: names of the sizes and how long each takes.
-        settings: names of the training settings and what they are.
+        settings: names of the training settings and what they are; the first is the usual one.
         plan: fills in the defaults and lays out the grid.
+        method: the method, or methods, that it runs unless told otherwise.
     """
 
     name: str
@@ -154,6 +158,18 @@ class Study:
     sizes: Mapping[str, str]
     settings: Mapping[str, str]
     plan: Callable[[Choice], Plan]
+    method: str = "sam"
+
+    @property
+    def setting(self) -> str:
+        """The usual setting."""
+        return next(iter(self.settings))
+
+    def choose(
+        self, *, setting: str | None = None, method: str | None = None, **rest: Any
+    ) -> Choice:
+        """A choice, with the study's own setting and method where none is given."""
+        return Choice(setting=setting or self.setting, method=method or self.method, **rest)
 
     def describe(self) -> dict[str, Any]:
         """What the list of studies says about it."""

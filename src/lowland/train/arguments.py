@@ -14,6 +14,8 @@ there under such a name is filled in here:
     steps_per_epoch  the number of updates in an epoch
     start            the first update with SAF's term (option ``start_epoch``; epoch 5, as the
                      authors have it, or a quarter of a shorter run)
+    decay            MESA's: the authors' average is over 4.4 % of their updates, and this one over
+                     as much of the run
     seed             of the method's own draws, from the seed of the run
 
 What `method_options` name themselves is left as it is. The three further options stand among them
@@ -42,6 +44,9 @@ MOST = 1024
 
 ONCE = frozenset({"last-layer-sam"})
 """Methods with which the batch runs through the network once, if they get it, and else twice."""
+
+MESA_SHARE = 5000 / (90 * 1251)
+"""1/(1 − 0.9998) of 90 epochs of ImageNet in batches of 1024."""
 
 Batch = tuple[Tensor, Tensor, Tensor]
 """Normalised images, labels, and the number of each image among the training images."""
@@ -164,6 +169,7 @@ _FROM_RUN: dict[str, Callable[[Plan, dict[str, Any], Clock], Any]] = {
     "examples": lambda plan, options, clock: len(plan.data.train),
     "steps_per_epoch": lambda plan, options, clock: plan.steps_per_epoch,
     "start": _start,
+    "decay": lambda plan, options, clock: max(0.0, 1 - 1 / (MESA_SHARE * plan.steps)),
     "seed": lambda plan, options, clock: derived_seed(plan.recipe.seed, "method"),
 }
 """Constructor argument → how it is made from the run; takes its own options out."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from lowland.core.errors import InputError
 from lowland.core.selection import match_names
+from lowland.studies.blocks import judged_block, names_of_blocks
 from lowland.studies.low_rank.claims import claims
 from lowland.studies.low_rank.columns import MAIN, TRANSFER, VARIANCES, Measured
 from lowland.studies.low_rank.panels import panels
@@ -126,19 +127,8 @@ def _rhos(choice: Choice, classes: int) -> list[float]:
 
 def _measured(recipe: Recipe, data: ImageData, *, chosen: bool) -> Measured:
     """The block to judge, the blocks beside it, and numbers of images."""
-    import torch
-
-    from lowland.models import block_names, create
-
-    with torch.random.fork_rng(devices=[]):
-        model = create(recipe.model, shape=data.shape, classes=data.classes, width=1)
-    names = block_names(model)
-    judged = match_names(recipe.rank_block, names) if chosen else []
-    if len(judged) > 1:
-        raise InputError(f"rank_block={recipe.rank_block} matches {len(judged)} blocks: name one")
-    beside = match_names(recipe.rank_blocks, names)
-    superblocks = [name for name in names if name.startswith("block")]
-    block = judged[0] if judged else superblocks[max(len(superblocks) - 2, 0)]
+    beside = match_names(recipe.rank_blocks, names_of_blocks(recipe, data))
+    block = judged_block(recipe, data, chosen=chosen)
     trained, _ = _halves(recipe, data)
     # loaded labels are renumbered in the order of the recipe's, so the left-out ones come last
     queries = int((data.test.labels >= len(trained)).sum())

@@ -1,0 +1,166 @@
+"""The runs of the methods study at each size."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from lowland.core.errors import InputError
+from lowland.studies.blocks import judged_block
+from lowland.studies.methods import footprint
+from lowland.studies.methods.arms import PLAIN, SAM, Arm, chosen_arms
+from lowland.studies.methods.claims import claims
+from lowland.studies.methods.columns import EQUAL_COMPUTE, EQUAL_EPOCHS, Setup
+from lowland.studies.methods.comparison import comparison
+from lowland.studies.methods.panels import panels
+from lowland.studies.study import Choice, Plan, Planned
+
+if TYPE_CHECKING:
+    from lowland.data import ImageData
+    from lowland.train import Recipe
+
+MOST_RANK_EXAMPLES = 10_240
+PROTOCOLS = (EQUAL_EPOCHS, EQUAL_COMPUTE)
+
+_SETTINGS: Mapping[str, Mapping[str, Any]] = {
+    "standard": {"momentum": 0.9, "weight_decay": 5e-4, "schedule": "cosine"},
+}
+_SIZES: Mapping[str, Mapping[str, Any]] = {
+    "smoke": {"lr": 0.1, "epochs": 1, "limit": 60, "batch_size": 20, "width": 2, "evaluations": 1},
+    "default": {"lr": 0.2, "epochs": 10, "batch_size": 64, "width": 8, "evaluations": 1},
+    "paper": {
+        "model": "preact-resnet18",
+        "width": 64,
+        "lr": 0.1,
+        "epochs": 200,
+        "batch_size": 128,
+        "evaluations": 10,
+    },
+}
+_SEEDS = {"smoke": 2, "default": 8, "paper": 5}
+_RHOS = {"smoke": (0.1,), "default": (0.05, 0.1, 0.2), "paper": (0.05, 0.1, 0.2)}
+
+_OWN_OPTIONS = {"data": "--data", "method": "--method", "rho": "--rho", "seed": "--seeds"}
+_FIXED = ("method_options", "transfer_labels", "rank_examples", "rank_blocks", "centers")
+
+
+def plan(choice: Choice) -> Plan:
+    """Lay out the runs of every arm on the data that was chosen.
+
+    Raises:
+        InputError: unknown names or unusable values, or data that do not fit.
+    """
+    from lowland.data import batch_count, load
+
+    arms = chosen_arms(choice.method)
+    recipe = _base_recipe(choice)
+    data = load(recipe.data, labels=recipe.labels, limit=recipe.limit)
+    block = judged_block(recipe, data, chosen="rank_block" in _keys(choice))
+    n = min(MOST_RANK_EXAMPLES, len(data.train), len(data.test))
+    recipe = dataclasses.replace(recipe, rank_block=block, rank_blocks=block, rank_examples=n)
+    setup = Setup(
+        arms=arms,
+        block=block,
+        epochs=recipe.epochs,
+        batch_size=recipe.batch_size,
+        steps_per_epoch=batch_count(len(data.train), batch_size=recipe.batch_size, drop_last=True),
+        test_images=len(data.test),
+    )
+    rhos = choice.rhos or _RHOS[choice.size]
+    seeds = range(choice.seeds or _SEEDS[choice.size])
+    return Plan(
+        runs=tuple(_runs(setup, recipe, rhos, seeds, smoke=choice.size == "smoke")),
+        claims=claims(setup),
+        panels=panels(setup),
+        fingerprint=data.fingerprint,
+        notes=_notes(setup, data, n),
+        compare=lambda runs: comparison(runs, setup),
+    )
+
+
+def _base_recipe(choice: Choice) -> Recipe:
+    """What all runs have in common."""
+    from lowland.train import Recipe
+
+    for key in _keys(choice):
+        if key in _OWN_OPTIONS:
+            raise InputError(f"--set {key}=... is not for a study: use {_OWN_OPTIONS[key]}")
+        if key in _FIXED:
+            raise InputError(f"--set {key}=...: the study sets {key} itself: leave it out")
+    values = {**_SIZES[choice.size], **_SETTINGS[choice.setting]}
+    recipe = Recipe(data=choice.data, method="none", centers=("unit",), **values)
+    return recipe.with_settings(choice.overrides)
+
+
+def _keys(choice: Choice) -> list[str]:
+    return [setting.partition("=")[0].strip() for setting in choice.overrides]
+
+
+def _runs(
+    setup: Setup, base: Recipe, rhos: Sequence[float], seeds: Sequence[int], *, smoke: bool
+) -> Iterator[Planned]:
+    """Seed by seed, so that a study that stops early has whole seeds; memory comes last."""
+    for seed in seeds:
+        for arm in setup.arms:
+            # the ends of a range of its own are enough to see that it works
+            radii = arm.radii(rhos)[:: max(1, len(arm.rhos) - 1) if smoke else 1]
+            for protocol in PROTOCOLS:
+                group, epochs = setup.group(arm, protocol), setup.epochs_of(arm, protocol)
+                if protocol == EQUAL_COMPUTE and group == arm.name:
+                    continue  # the runs at equal epochs are as long
+                for rho in radii:
+                    recipe = dataclasses.replace(_of(arm, base, rho), epochs=epochs, seed=seed)
+                    yield Planned(group=group, recipe=recipe)
+        # for the panels, which draw one group
+        yield Planned(group=SAM, recipe=dataclasses.replace(base, seed=seed))
+    for arm in setup.arms:
+        radii = arm.radii(rhos)
+        yield footprint.planned(arm.name, _of(arm, base, radii[len(radii) // 2]))
+
+
+def _of(arm: Arm, base: Recipe, rho: float) -> Recipe:
+    """The recipe of an arm at one ρ."""
+    if arm.name == PLAIN:
+        return base
+    return dataclasses.replace(
+        base,
+        method=arm.method,
+        rho=rho,
+        method_options=tuple(sorted(arm.options.items())),
+        lr=base.lr if arm.lr is None else arm.lr,
+        weight_decay=base.weight_decay if arm.lr is None else 0.0,
+    )
+
+
+def _notes(setup: Setup, data: ImageData, n: int) -> tuple[str, ...]:
+    sizes = f"{len(data.train)} train, {len(data.validation)} validation, {len(data.test)} test"
+    own = [arm.name for arm in setup.arms if arm.lr is not None]
+    notes = [
+        f"Data: {data.name}, {sizes} images; one fixed split for all seeds, so intervals speak "
+        "about the randomness of training, not about the choice of images.",
+        f"Equal epochs: {setup.epochs} for every arm. Equal compute: as many forward and backward "
+        f"passes as SAM has in {setup.epochs} epochs, so that plain training has "
+        f"{2 * setup.epochs}; a forward alone counts a third. Arms of two passes have the same "
+        "runs in both.",
+        "Every arm is tuned over the same grid, SAM's radii times the arm's own scale, and judged "
+        "at the ρ with the lowest validation error over the other seeds. Learning rate, momentum "
+        "and weight decay are those of plain training for all"
+        + (
+            f"; {', '.join(own)}, which bring their own base, have a learning rate of their own "
+            "and no decay."
+            if own
+            else "."
+        ),
+        "Time: seconds of training per step over those of plain training with the same seed, "
+        "medians over ρ, while other runs work beside; on a small network what an optimizer "
+        "does itself weighs more than on a large one. Memory: the most bytes of tensors alive in "
+        "a step, over plain training's, on a CPU; the same in every seed.",
+        f"Rank and active units: of {setup.block}, {n} training images.",
+    ]
+    if "mup2" in setup.names:
+        notes.append(
+            "muP² has the network and step sizes of all others here, with half the width as base; "
+            "what it is for, radii that carry over between widths, is an experiment of its own."
+        )
+    return tuple(notes)
