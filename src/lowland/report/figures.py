@@ -22,8 +22,8 @@ _ANCHORS = ((59, 76, 192), (0, 138, 148), (126, 87, 194), (214, 84, 84), (230, 1
 _DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 _SAMPLES = ("none", "7 4", "2 2.5", "7 3 2 3", "11 4", "11 3 2 3")
 _MARKERS = ("circle", "square", "diamond", "triangle-up", "x", "star")
-_FONT = {"family": "system-ui, -apple-system, 'Segoe UI', sans-serif", "size": 12, "color": INK}
-_AXIS = {
+FONT = {"family": "system-ui, -apple-system, 'Segoe UI', sans-serif", "size": 12, "color": INK}
+AXIS = {
     "gridcolor": "#e8ebef",
     "linecolor": "#b5bcc6",
     "zeroline": False,
@@ -225,7 +225,7 @@ def _means(panel: Record, points: Sequence[Point], scale: float) -> Spec:
 
 
 def _layout(x: str, panel: Record, values: Sequence[float]) -> Spec:
-    axis: Spec = {**_AXIS}
+    axis: Spec = {**AXIS}
     if panel["percent"]:
         axis["ticksuffix"] = "%"
     if panel["log"]:
@@ -234,13 +234,13 @@ def _layout(x: str, panel: Record, values: Sequence[float]) -> Spec:
     elif min(values) >= 0:
         axis["rangemode"] = "nonnegative"
     return {
-        "font": _FONT,
+        "font": FONT,
         "margin": {"l": 8, "r": 12, "t": 8, "b": 8},
         "height": 270,
         "paper_bgcolor": "rgba(0,0,0,0)",
         "plot_bgcolor": "rgba(0,0,0,0)",
-        "hoverlabel": {"bgcolor": "#ffffff", "font": _FONT},
+        "hoverlabel": {"bgcolor": "#ffffff", "font": FONT},
         "hovermode": "closest",
-        "xaxis": {**_AXIS, "title": {"text": x, "standoff": 6}},
+        "xaxis": {**AXIS, "title": {"text": x, "standoff": 6}},
         "yaxis": axis,
     }

@@ -14,6 +14,8 @@ from lowland.core.errors import InputError
 from lowland.core.files import write_text
 from lowland.core.provenance import source_hash
 from lowland.report import words
+from lowland.report.arms import arm_table
+from lowland.report.cost import cost_figures, sweep_figures
 from lowland.report.figures import Figure, curves, finals, line_sample, palette
 from lowland.report.series import rhos
 from lowland.report.strip import strip
@@ -48,16 +50,27 @@ def render(results: Mapping[str, Any], *, stamp: str = "") -> str:
     from plotly.offline import get_plotlyjs
 
     over_time, at_the_end = curves(results), finals(results)
+    compared = results.get("comparison") is not None
+    cost = cost_figures(results) if compared else []
+    sweeps = sweep_figures(results) if compared else []
     sections = (
         _header(results),
         _claims(results["claims"]),
-        _section("Over training", _legend(results), _figures(over_time), _curve_note(results)),
-        _section("At the end, against ρ", _figures(at_the_end), _final_note(results)),
-        _section("Numbers", _card(html_table(*by_rho(results)))),
+        _section("Accuracy against cost", _figures(cost, "wide"), _cost_note()) if cost else "",
+        _section("All arms", _card(html_table(*arm_table(results)))) if compared else "",
+        _section("Sweeps", _figures(sweeps, "half")) if sweeps else "",
+        _section("Over training", _legend(results), _figures(over_time), _curve_note(results))
+        if over_time
+        else "",
+        _section("At the end, against ρ", _figures(at_the_end), _final_note(results))
+        if at_the_end
+        else "",
+        "" if compared else _section("Numbers", _card(html_table(*by_rho(results)))),
         _section("How to read this", _notes(results)),
         _section("Provenance", _provenance(results)),
     )
-    figures = [{"name": f.name, "spec": f.spec} for f in (*over_time, *at_the_end)]
+    drawn = (*cost, *sweeps, *over_time, *at_the_end)
+    figures = [{"name": f.name, "spec": f.spec} for f in drawn]
     return (
         "<!doctype html>\n"
         f'<html lang="en"><head><meta charset="utf-8"><meta name="lowland-results" '
@@ -108,14 +121,20 @@ def _header(results: Mapping[str, Any]) -> str:
     study, asked = results["study"], results["asked"]
     what = (
         f"Study {study['name']}, {asked['size']} size, {asked['setting']} setting, on "
-        f"{asked['data']}: {words.seeds(len(asked['seeds']))}, "
-        f"ρ from {min(asked['rhos']):g} to {max(asked['rhos']):g}, {asked['method']}"
+        f"{asked['data']}: {words.seeds(len(asked['seeds']))}, {_extent(results)}"
     )
     return (
         f'<header><h1>{escape(study["title"])}</h1><p class="meta">{escape(study["source"])}</p>'
         f'<p class="meta">{escape(what)}</p>'
         f'<p class="summary">{escape(words.summary(results["claims"]))}</p></header>'
     )
+
+
+def _extent(results: Mapping[str, Any]) -> str:
+    asked, compared = results["asked"], results.get("comparison")
+    if compared is not None:
+        return f"{len(compared['arms'])} arms"
+    return f"ρ from {min(asked['rhos']):g} to {max(asked['rhos']):g}, {asked['method']}"
 
 
 def _claims(claims: Sequence[Mapping[str, Any]]) -> str:
@@ -175,14 +194,23 @@ def _legend(results: Mapping[str, Any]) -> str:
     return f'<div class="legend" title="show or hide a radius">{"".join(buttons)}</div>'
 
 
-def _figures(figures: Sequence[Figure]) -> str:
+def _figures(figures: Sequence[Figure], shape: str = "") -> str:
     drawn = (
         f'<figure class="card"><figcaption><h3>{escape(f.title)}</h3>'
         f'<p class="note">{escape(f.note)}</p></figcaption>'
         f'<div class="plot" id="{f.name}"></div></figure>'
         for f in figures
     )
-    return f'<div class="figures">{"".join(drawn)}</div>'
+    return f'<div class="{" ".join(["figures", shape]).strip()}">{"".join(drawn)}</div>'
+
+
+def _cost_note() -> str:
+    return (
+        '<p class="note">Filled: equal epochs. Open: equal compute, joined to the same arm at '
+        "equal epochs; arms of two passes have one mark for both. Named: plain training, SAM, and what "
+        "no other arm is at once cheaper and better than. Bars: 95% t intervals over seeds, not "
+        "corrected.</p>"
+    )
 
 
 def _curve_note(results: Mapping[str, Any]) -> str:

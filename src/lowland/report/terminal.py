@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lowland.report import words
+from lowland.report.arms import arm_table
 from lowland.report.tables import Rows, by_rho
 
 _STYLES = {
@@ -36,7 +37,8 @@ def show(results: Mapping[str, Any], page: Path, console: Console) -> None:
     console.print(words.summary(claims), style="bold", highlight=False)
     console.print()
     console.print(_verdicts(claims, wide=console.width >= _WIDE))
-    for part in _tables(results, console.width):
+    parts = _arms(results) if results.get("comparison") else _tables(results, console.width)
+    for part in parts:
         console.print(part)
     _footer(results, page, console)
 
@@ -105,6 +107,22 @@ def _tables(results: Mapping[str, Any], width: int) -> list[Padding]:
         Padding(_table(head, rows, range(i, min(i + each, len(head)))), (0, 0, 1, 0))
         for i in range(1, len(head), each)
     ]
+
+
+def _arms(results: Mapping[str, Any]) -> list[Padding]:
+    """One row per arm; the page has more columns."""
+    head, rows = arm_table(results, short=True)
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    for index, name in enumerate(head):
+        table.add_column(
+            name,
+            justify="right" if index else "left",
+            vertical="bottom",
+            max_width=20 if not index else 13,
+        )
+    for row in rows:
+        table.add_row(*row)
+    return [Padding(table, (0, 0, 1, 0))]
 
 
 def _table(head: Sequence[str], rows: Rows, columns: Sequence[int]) -> Table:

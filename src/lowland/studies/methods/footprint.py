@@ -18,11 +18,11 @@ WARM_UP, STEPS = 2, 6
 """Six steps have a whole period of LookSAM with k = 5."""
 
 
-def planned(name: str, recipe: Recipe) -> Planned:
+def planned(name: str, recipe: Recipe, *, steps: int = STEPS) -> Planned:
     """The run that measures an arm's memory, by one of its recipes, on the CPU."""
     run = Experiment(
         function=FUNCTION,
-        settings={"recipe": json.dumps(recipe.to_dict(), sort_keys=True)},
+        settings={"recipe": json.dumps(recipe.to_dict(), sort_keys=True), "steps": steps},
         method=recipe.method,
         rho=recipe.rho,
         seed=recipe.seed,
@@ -30,13 +30,14 @@ def planned(name: str, recipe: Recipe) -> Planned:
     return Planned(group=footprint(name), recipe=run)
 
 
-def rows(*, seed: int, rho: float, recipe: str) -> Iterator[dict[str, float]]:
+def rows(*, seed: int, rho: float, recipe: str, steps: int) -> Iterator[dict[str, float]]:
     """One row: bytes at the worst moment of a step, and between steps.
 
     Args:
         seed: of the recipe, which has it too.
         rho: likewise.
         recipe: the recipe as JSON.
+        steps: how many of them are looked at.
     """
     plan = make_plan(Recipe.from_mapping({**json.loads(recipe), "device": "cpu"}))
 
@@ -60,5 +61,5 @@ def rows(*, seed: int, rho: float, recipe: str) -> Iterator[dict[str, float]]:
 
         return step
 
-    found = step_bytes(make, warm_up=WARM_UP, steps=STEPS)
+    found = step_bytes(make, warm_up=WARM_UP, steps=steps)
     yield {PEAK: found.value, "bytes/resting": found.resting}

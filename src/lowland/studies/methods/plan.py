@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lowland.core.errors import InputError
 from lowland.studies.blocks import judged_block
 from lowland.studies.methods import footprint
-from lowland.studies.methods.arms import PLAIN, SAM, Arm, chosen_arms
+from lowland.studies.methods.arms import ALL, PLAIN, SAM, Arm, chosen_arms
 from lowland.studies.methods.claims import claims
 from lowland.studies.methods.columns import EQUAL_COMPUTE, EQUAL_EPOCHS, Setup
 from lowland.studies.methods.comparison import comparison
@@ -69,14 +70,29 @@ def plan(choice: Choice) -> Plan:
     )
     rhos = choice.rhos or _RHOS[choice.size]
     seeds = range(choice.seeds or _SEEDS[choice.size])
+    runs = list(_runs(setup, recipe, rhos, seeds, smoke=choice.size == "smoke"))
+    own = claims(setup)
+    if choice.method == ALL:
+        for experiment in _experiments():
+            runs += experiment.planned(choice.size, list(seeds))
+            own += tuple(experiment.claims())
     return Plan(
-        runs=tuple(_runs(setup, recipe, rhos, seeds, smoke=choice.size == "smoke")),
-        claims=claims(setup),
+        runs=tuple(runs),
+        claims=own,
         panels=panels(setup),
         fingerprint=data.fingerprint,
         notes=_notes(setup, data, n),
         compare=lambda runs: comparison(runs, setup),
     )
+
+
+def _experiments() -> Sequence[Any]:
+    """Claims that a grid of trainings does not answer, each with runs of its own."""
+    package = f"{__package__}.experiments"
+    if importlib.util.find_spec(package) is None:
+        return ()
+    found: Sequence[Any] = importlib.import_module(package).EXPERIMENTS
+    return found
 
 
 def _base_recipe(choice: Choice) -> Recipe:
@@ -116,7 +132,8 @@ def _runs(
         yield Planned(group=SAM, recipe=dataclasses.replace(base, seed=seed))
     for arm in setup.arms:
         radii = arm.radii(rhos)
-        yield footprint.planned(arm.name, _of(arm, base, radii[len(radii) // 2]))
+        recipe = _of(arm, base, radii[len(radii) // 2])
+        yield footprint.planned(arm.name, recipe, steps=1 if smoke else footprint.STEPS)
 
 
 def _of(arm: Arm, base: Recipe, rho: float) -> Recipe:
