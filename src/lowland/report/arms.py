@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from lowland.report import words
@@ -19,29 +20,38 @@ def arm_table(results: Mapping[str, Any], *, short: bool = False) -> tuple[list[
         short: errors, rank and time alone, for narrow places.
     """
     compared = results["comparison"]
+    columns = [column for column in _columns(compared) if column.short or not short]
+    rows = [[column.cell(arm) for column in columns] for arm in compared["arms"]]
+    return [column.title for column in columns], rows
+
+
+@dataclass(frozen=True)
+class _Column:
+    title: str
+    cell: Callable[[Record], str]
+    short: bool = False
+
+
+def _columns(compared: Record) -> Iterator[_Column]:
     first, second = compared["protocols"]
     error, rank, *others = compared["measures"]
-    head = ["arm"]
-    if not short:
-        head += ["passes", "ρ"]
-    head += [f"{error['title']}, {first}", f"{error['title']}, {second}", rank["title"]]
-    if not short:
-        head += [measure["title"] for measure in others]
-    head += ["time"] if short else ["time per step", "memory"]
-    rows = []
-    for arm in compared["arms"]:
-        at, longer = arm[first], arm[second]
-        row = [arm["name"]]
-        if not short:
-            row += [f"{arm['passes']:.3g}", chosen(at)]
-        row += [measured(at, error), measured(longer, error), measured(at, rank)]
-        if not short:
-            row += [measured(at, measure) for measure in others]
-        row.append(spread(arm["time"]))
-        if not short:
-            row.append(words.DASH if arm["memory"] is None else f"{arm['memory']:.2f}")
-        rows.append(row)
-    return head, rows
+    yield _Column("arm", lambda arm: str(arm["name"]), short=True)
+    yield _Column("passes", lambda arm: f"{arm['passes']:.3g}")
+    yield _Column("ρ", lambda arm: chosen(arm[first]))
+    for protocol in (first, second):
+        yield _column(error, protocol, title=f"{error['title']}, {protocol}", short=True)
+    yield _Column("time per step", lambda arm: ratio(arm["time"]), short=True)
+    yield _Column("memory", lambda arm: _memory(arm["memory"]))
+    for measure in (rank, *others):
+        yield _column(measure, first, title=measure["title"], short=measure is rank)
+
+
+def _column(measure: Record, protocol: str, *, title: str, short: bool) -> _Column:
+    return _Column(title, lambda arm: measured(arm[protocol], measure), short)
+
+
+def _memory(value: float | None) -> str:
+    return words.DASH if value is None else f"{value:.2f}"
 
 
 def measured(arm: Record | None, measure: Record) -> str:
@@ -62,9 +72,20 @@ def spread(value: Record | None, *, percent: bool = False) -> str:
         return words.DASH
     if value["estimate"] is None:
         return "one seed"
-    panel = {"percent": percent}
-    half = number(value["high"] - value["estimate"], panel, like=value["estimate"])
-    return f"{number(value['estimate'], panel)} ±{half.removesuffix('%')}"
+    panel, estimate = {"percent": percent}, value["estimate"]
+    half = number(value["high"] - estimate, panel, like=estimate)
+    return f"{number(estimate, panel)} ±{half.removesuffix('%')}"
+
+
+def ratio(value: Record | None) -> str:
+    """A ratio ± half of its interval, with two decimals.
+
+    >>> ratio({"estimate": 0.98, "low": 0.9, "high": 1.06})
+    '0.98 ±0.08'
+    """
+    if value is None or value["estimate"] is None:
+        return spread(value)
+    return f"{value['estimate']:.2f} ±{value['high'] - value['estimate']:.2f}"
 
 
 def chosen(arm: Record | None) -> str:

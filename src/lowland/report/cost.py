@@ -112,7 +112,7 @@ def _set_apart(marks: Sequence[Mark]) -> None:
         beside = [mark for mark in marks if round(mark["x"], 3) == place]
         beside.sort(key=lambda mark: mark["error"]["estimate"])
         for i, mark in enumerate(beside):
-            mark["x"] *= 1 + 0.008 * (i - (len(beside) - 1) / 2)
+            mark["x"] *= 1 + 0.007 * (i - (len(beside) - 1) / 2)
 
 
 def _scatter(marks: Sequence[Mark], title: str) -> Spec:
@@ -175,7 +175,7 @@ def _groups(marks: Sequence[Mark]) -> Iterator[Spec]:
 
 def _labels(marks: Sequence[Mark]) -> Spec:
     """Names beside the marks that no other mark is both cheaper and better than, and SAM's."""
-    named = [m for m in marks if m["kind"] == PLAIN or m["name"] == "sam" or _on_front(m, marks)]
+    named = [m for m in marks if m["name"] in ("plain", "sam") or _on_front(m, marks)]
     return {
         "x": [mark["x"] for mark in named],
         "y": [100 * mark["error"]["estimate"] for mark in named],

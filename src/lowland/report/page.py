@@ -57,7 +57,7 @@ def render(results: Mapping[str, Any], *, stamp: str = "") -> str:
         _header(results),
         _claims(results["claims"]),
         _section("Accuracy against cost", _figures(cost, "wide"), _cost_note()) if cost else "",
-        _section("All arms", _card(html_table(*arm_table(results)))) if compared else "",
+        _section("All arms", _card(html_table(*arm_table(results)), "dense")) if compared else "",
         _section("Sweeps", _figures(sweeps, "half")) if sweeps else "",
         _section("Over training", _legend(results), _figures(over_time), _curve_note(results))
         if over_time
@@ -113,8 +113,8 @@ def _section(title: str, *content: str) -> str:
     return f"<section><h2>{escape(title)}</h2>{''.join(content)}</section>"
 
 
-def _card(content: str) -> str:
-    return f'<div class="card scroll">{content}</div>'
+def _card(content: str, shape: str = "") -> str:
+    return f'<div class="{" ".join(["card scroll", shape]).strip()}">{content}</div>'
 
 
 def _header(results: Mapping[str, Any]) -> str:
@@ -207,9 +207,9 @@ def _figures(figures: Sequence[Figure], shape: str = "") -> str:
 def _cost_note() -> str:
     return (
         '<p class="note">Filled: equal epochs. Open: equal compute, joined to the same arm at '
-        "equal epochs; arms of two passes have one mark for both. Named: plain training, SAM, and what "
-        "no other arm is at once cheaper and better than. Bars: 95% t intervals over seeds, not "
-        "corrected.</p>"
+        "equal epochs; arms of two passes have one mark for both. Named: plain training, SAM, and "
+        "what no other arm is at once cheaper and better than. Bars: 95% t intervals over seeds, "
+        "not corrected.</p>"
     )
 
 
