@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from lowland.measure import (
+    activation_noise_sharpness,
     active_units,
     capture,
     feature_rank,
@@ -30,6 +31,9 @@ INSTRUMENTS: dict[str, Run] = {
     "sharpness": lambda model, loss, data: one_step_sharpness(model, loss, data, rho=0.5),
     "sharpness in training mode": lambda model, loss, data: one_step_sharpness(
         model, loss, data, rho=0.5, training_mode=True
+    ),
+    "sharpness under activation noise": lambda model, loss, data: activation_noise_sharpness(
+        model, loss, data, draws=2, blocks="block1,block2"
     ),
     "capture": lambda model, loss, data: capture(model, data),
     "rank of a stream": lambda model, loss, data: feature_rank(stream(model, data, "block2")),
@@ -176,4 +180,5 @@ def test_every_public_instrument_that_takes_a_model_is_in_the_table() -> None:
     functions = [f for f in public if inspect.isfunction(f)]
     take_model = {f.__name__ for f in functions if "model" in inspect.signature(f).parameters}
     tried = {"mean_loss", "one_step_sharpness", "capture", "stream", "weight_norm"}
+    tried |= {"activation_noise_sharpness"}
     assert take_model - {"matching_blocks"} == tried

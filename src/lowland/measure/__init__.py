@@ -1,5 +1,6 @@
 """Instruments: each takes a model or features, leaves them as they were and returns a record."""
 
+from lowland.measure.activation_noise import ActivationNoiseSharpness, activation_noise_sharpness
 from lowland.measure.active import ActiveUnits, active_units
 from lowland.measure.capture import capture, matching_blocks, stream
 from lowland.measure.live_bytes import LiveBytes, StepBytes, step_bytes
@@ -10,6 +11,7 @@ from lowland.measure.rank import FeatureRank, feature_rank
 from lowland.measure.sharpness import OneStepSharpness, one_step_sharpness
 
 __all__ = [
+    "ActivationNoiseSharpness",
     "ActiveUnits",
     "FeatureRank",
     "LiveBytes",
@@ -18,6 +20,7 @@ __all__ = [
     "OneStepSharpness",
     "StepBytes",
     "WeightNorm",
+    "activation_noise_sharpness",
     "active_units",
     "capture",
     "feature_rank",

@@ -82,7 +82,7 @@ def matching_blocks(model: nn.Module, glob: str) -> list[str]:
     Raises:
         InputError: nothing matches; the nearest name at the same depth is given.
     """
-    names = list(_modules(model))
+    names = list(named_blocks(model))
     chosen: set[str] = set()
     for part in (part.strip() for part in glob.split(",")):
         level = [name for name in names if name.count(".") == part.count(".")]
@@ -90,7 +90,7 @@ def matching_blocks(model: nn.Module, glob: str) -> list[str]:
     return [name for name in names if name in chosen]
 
 
-def _modules(model: nn.Module) -> dict[str, nn.Module]:
+def named_blocks(model: nn.Module) -> dict[str, nn.Module]:
     """Every module but the model itself by name, without what `torch.compile` puts before it."""
     named = ((n.replace("_orig_mod.", ""), m) for n, m in model.named_modules())
     return {name: module for name, module in named if name not in ("", "_orig_mod")}
@@ -100,7 +100,7 @@ def _outputs(
     model: nn.Module, batches: Batches, names: list[str]
 ) -> Generator[dict[str, Tensor], None, None]:
     """For each batch the named modules' outputs (b, d); the model is preserved around all of it."""
-    modules = _modules(model)
+    modules = named_blocks(model)
     seen: dict[str, list[Any]] = {name: [] for name in names}
     with preserved(model), contextlib.ExitStack() as hooks:
         model.eval()
@@ -108,7 +108,7 @@ def _outputs(
             handle = modules[name].register_forward_hook(_catcher(seen[name]))
             hooks.callback(handle.remove)
         for inputs in inputs_only(model, batches):
-            with torch.no_grad(), _eager(model):
+            with torch.no_grad(), eager(model):
                 model(inputs)
             size = len(inputs) if isinstance(inputs, Tensor) else None
             yield {name: _only(name, seen[name], size) for name in names}
@@ -123,7 +123,7 @@ def _catcher(seen: list[Any]) -> Callable[[nn.Module, Any, Any], None]:
     return hook
 
 
-def _eager(model: nn.Module) -> contextlib.AbstractContextManager[Any]:
+def eager(model: nn.Module) -> contextlib.AbstractContextManager[Any]:
     """Compiled graphs run without hooks, so while features are caught they must not be used."""
     compiled = any(
         hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None
