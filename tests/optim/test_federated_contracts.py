@@ -137,6 +137,19 @@ def test_an_interrupt_while_going_home_does_not_stop_that() -> None:
     assert not equal(weights(model), before)
 
 
+def test_an_interrupt_on_the_point_of_leaving_w_leaves_nothing_behind() -> None:
+    """Away was said already: without taking that back no checkpoint could be saved any more."""
+    model = network(3)
+    opt, before = make(FedSAM, model), weights(model)
+    origin = opt._engine.origin
+    origin.go = lambda moves: interrupted()
+    with pytest.raises(KeyboardInterrupt):
+        opt.step(loss_fn=losses(model), batches=CLIENTS)
+    assert not opt.at_perturbed_weights
+    assert equal(weights(model), before)
+    opt.state_dict()
+
+
 def test_without_going_home_w_would_be_lost(monkeypatch: pytest.MonkeyPatch) -> None:
     """The guard's guard."""
     model = network(3)

@@ -32,8 +32,8 @@ def go_home(engine: Engine) -> None:
         if engine.displacement.displaced:
             engine.come_back()
         engine.origin.come_back()
-        engine.away = False
         _forget(engine)
+    engine.away = engine.displacement.displaced  # also if a signal came before w was left
 
 
 def _forget(engine: Engine) -> None:
