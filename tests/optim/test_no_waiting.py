@@ -46,9 +46,9 @@ def fused(name: str, model: nn.Module, **options: Any) -> Any:
 
 CASES = [
     (name, form)
-    for name in ("sam", "asam", "f-sam", "looksam", "sam-on", "m-sam")
+    for name in ("sam", "asam", "f-sam", "looksam", "sam-on", "m-sam", "fedasam", "mofedsam")
     for form in STATELESS
-    if name != "m-sam" or form == "batch"
+    if name not in ("m-sam", "fedasam", "mofedsam") or form == "batch"
 ]
 
 
