@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import pytest
@@ -99,6 +100,13 @@ def test_unknown_method() -> None:
         lambda: create("looksan", network(), SGD),
     )
     assert next(iter(METHODS)) == "sam"
+
+
+def test_every_method_says_what_it_costs_and_how_sure_it_is() -> None:
+    for method in METHODS.values():
+        text = inspect.getdoc(method.optimizer) or ""
+        said = ["Args:", "ost", "onfidence", method.source]
+        assert all(word in text for word in said), method.name
 
 
 def test_sparse_gradients() -> None:

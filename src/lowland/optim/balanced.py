@@ -58,7 +58,7 @@ class LabelWeights:
 
 
 class BalancedSAM(SharpnessAware):
-    """Liu et al. 2025 (ICCV): SAM for imbalanced regression. Not Bayesian SAM.
+    """Liu et al. (ICCV 2025): SAM for imbalanced regression. Not Bayesian SAM.
 
         L = mean_i ω_{y_i}·ℓ_i,   ω = 1/√(number of training labels in the same integer bin)
 

@@ -98,7 +98,8 @@ class LookSAM(SharpnessAware):
 
     In context form ask ``opt.needs_perturbation`` which steps have a second pass. Cost: 1 + 1/k
     passes; a copy of the parameters and g_v, and g through the second pass. A loss scale must not
-    reach g_v: pass the scaler (``perturbed(scaler=scaler)``).
+    reach g_v: pass the scaler (``perturbed(scaler=scaler)``). Confidence: good, three other groups'
+    codes agree.
     """
 
     def __init__(

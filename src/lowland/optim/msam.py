@@ -88,7 +88,7 @@ class MSAM(SharpnessAware):
         **options: everything that `SharpnessAware` takes, and the base optimizer's arguments.
 
     Call as ``opt.step(loss_fn=per_example_loss, batch=(x, y))``. Cost: 2 passes over the batch in
-    shards; a copy of the parameters and one accumulator.
+    shards; a copy of the parameters and one accumulator. Confidence: good, from the texts.
     """
 
     def __init__(

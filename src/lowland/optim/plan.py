@@ -39,7 +39,7 @@ Choose = Callable[[Tensor], Tensor]
 """From losses, one per example, to what is made of them."""
 
 
-class Around(Protocol):
+class AroundForward(Protocol):
     """What a plan does around the forward of one evaluation.
 
     Called with a function that runs the loss function on the batch, which may be called more than
@@ -93,7 +93,7 @@ class Evaluate:
     again: bool = False
     term: LossTerm | None = None
     outputs: bool = False
-    around: Around | None = None
+    around: AroundForward | None = None
 
 
 @dataclass

