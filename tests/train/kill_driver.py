@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from lowland.train import Experiment, Recipe, Runnable, Tracking
+from lowland.train import Experiment, Recipe, Runnable, Tracking, run_any
 
 # what a run needs is imported and looked up once, here, for all children
 import lightning_fabric  # noqa: F401  isort: skip
@@ -71,7 +71,7 @@ def child(recipe: Runnable, root: Path, kill: float | None, log: str | None) -> 
         if isinstance(kill, int):
             kill_at_operation(kill)
         try:
-            recipe.run(root, checkpoint_seconds=0.0, loggers=loggers, log_every=1)
+            run_any(recipe, root, checkpoint_seconds=0.0, loggers=loggers, log_every=1)
         except BaseException as error:
             print(repr(error), file=sys.stderr)
             os._exit(1)

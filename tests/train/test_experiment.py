@@ -24,8 +24,10 @@ from lowland.train import (
     Recipe,
     Runnable,
     Watch,
+    check_any,
     read_history,
     read_record,
+    run_any,
 )
 from lowland.train import experiment as module
 from lowland.train.directory import begin
@@ -227,7 +229,7 @@ def test_recipes_and_experiments_side_by_side_in_one_pool(tiny: Any, tmp_path: P
     assert len(list((tmp_path / "pool").iterdir())) == 5  # the failed ones too, not finished
     for outcome in (outcomes[0], outcomes[1], outcomes[5]):
         assert outcome.folder is not None
-        alone = outcome.recipe.run(tmp_path / "alone")
+        alone = run_any(outcome.recipe, tmp_path / "alone")
         assert alone.name == outcome.folder.name
         if isinstance(outcome.recipe, Experiment):
             assert rows(alone) == rows(outcome.folder)
@@ -238,7 +240,7 @@ def test_a_recipe_is_runnable_too(tiny: Any, tmp_path: Path) -> None:
     assert [job.files for job in jobs] == [(), ()]
     assert Recipe(data="parquet:a/b").files == ("a/b",)
     with pytest.raises(InputError, match="make no whole batch"):
-        tiny(batch_size=5000).check()
+        check_any(tiny(batch_size=5000))
 
 
 def test_a_directory_in_use_or_damaged_is_refused(tmp_path: Path) -> None:

@@ -189,7 +189,7 @@ def test_a_run_that_breaks_shows_where(
     def broken(*arguments: Any, **options: Any) -> None:
         raise RuntimeError("a bug\nof ours")
 
-    monkeypatch.setattr(Recipe, "run", broken)
+    monkeypatch.setattr(worker, "run_any", broken)
     task = worker.Task(recipe=tiny(), root=tmp_path, checkpoint_seconds=30.0)
     outcome = worker.attempt(task, lambda news: None)
     assert outcome == Outcome(

@@ -40,6 +40,7 @@ from lowland.train import (
     Runnable,
     Tracking,
     Watch,
+    check_any,
 )
 from lowland.train.tracking import EVERY
 
@@ -172,7 +173,7 @@ def _check(plan: Plan) -> None:
     parts = {planned.group: planned.recipe for planned in plan.runs}
     for recipe in parts.values():
         try:
-            recipe.check()
+            check_any(recipe)
         except InputError as error:
             refused.append(error)
     if len(refused) == len(parts):

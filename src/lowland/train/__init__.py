@@ -4,6 +4,7 @@ from lowland.train.check import check_recipe
 from lowland.train.directory import read_record, read_weights
 from lowland.train.experiment import Experiment
 from lowland.train.history import Row, read_history
+from lowland.train.kinds import check_any, run_any
 from lowland.train.launch import Launcher, Local, Watch
 from lowland.train.loop import run
 from lowland.train.pool import Event, run_all
@@ -31,10 +32,12 @@ __all__ = [
     "Tracking",
     "TrackingWarning",
     "Watch",
+    "check_any",
     "check_recipe",
     "read_history",
     "read_record",
     "read_weights",
     "run",
     "run_all",
+    "run_any",
 ]

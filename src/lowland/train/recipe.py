@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import os
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from lowland.core.errors import InputError, unknown
@@ -145,18 +143,6 @@ class Recipe:
         """The file or folder that the data are in, if they have one."""
         place = self.data.partition(":")[2]
         return (place,) if place else ()
-
-    def check(self) -> None:
-        """See `lowland.train.check_recipe`."""
-        from lowland.train.check import check_recipe
-
-        check_recipe(self)
-
-    def run(self, root: str | os.PathLike[str], **watched: Any) -> Path:
-        """See `lowland.train.run`, which this is."""
-        from lowland.train.loop import run
-
-        return run(self, root, **watched)
 
     @property
     def brings_base(self) -> bool:

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
 from typing import Any, Protocol
-
-from lowland.train.progress import OnProgress
-from lowland.train.tracker import Loggers
 
 
 class Runnable(Protocol):
@@ -38,22 +33,3 @@ class Runnable(Protocol):
 
     def to_dict(self) -> dict[str, Any]:
         """Everything that was set, as plain JSON values."""
-
-    def check(self) -> None:
-        """Find out whether it can be run at all; nothing is written.
-
-        Raises:
-            InputError: it cannot.
-        """
-
-    def run(
-        self,
-        root: str | os.PathLike[str],
-        *,
-        on_progress: OnProgress | None = ...,
-        checkpoint_seconds: float = ...,
-        loggers: Loggers = ...,
-        log_every: int = ...,
-        patience: float = ...,
-    ) -> Path:
-        """Leave its run directory under `root`, or find it there; see `lowland.train.run`."""

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lowland.core.errors import InputError
+from lowland.train.kinds import run_any
 from lowland.train.progress import Note, Progress
 from lowland.train.runnable import Runnable
 from lowland.train.tracker import TrackingWarning
@@ -64,7 +65,8 @@ def attempt(task: Task, tell: Callable[[News], object]) -> Outcome:
     """Run a task; whatever goes wrong becomes part of the outcome."""
     try:
         with _notes(tell):
-            folder = task.recipe.run(
+            folder = run_any(
+                task.recipe,
                 task.root,
                 on_progress=tell,
                 checkpoint_seconds=task.checkpoint_seconds,
