@@ -202,6 +202,12 @@ def test_what_is_typed_reaches_the_study(
     assert (seen["launcher"], seen["loggers"]) == (Local(workers=3), None)
     assert main(["study", "low-rank"]) == 0
     assert seen["choice"] == studies.Choice()
+    assert main(["study", "methods", "--method", "asam,looksam"]) == 0
+    assert seen["choice"] == studies.Choice(method="asam,looksam", setting="standard")
+    assert seen["out"] == Path("runs/methods-digits-default")
+    assert main(["study", "methods"]) == 0
+    assert seen["choice"] == studies.Choice(method="all", setting="standard")
+    assert main(["study", "low-rank"]) == 0
     assert (seen["out"], seen["launcher"]) == (
         Path("runs/low-rank-digits-default"),
         Local(workers=os.cpu_count() or 1),
@@ -313,7 +319,8 @@ def test_the_module_is_the_command() -> None:
     assert done.returncode == 2
     assert done.stdout == ""
     assert done.stderr == (
-        "lowland: error: unknown study 'lowrank': did you mean 'low-rank'? known: low-rank\n"
+        "lowland: error: unknown study 'lowrank': did you mean 'low-rank'? known: low-rank, "
+        "methods\n"
     )
 
 

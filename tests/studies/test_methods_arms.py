@@ -36,7 +36,7 @@ def test_every_scale_says_where_it_comes_from() -> None:
 
 def test_radii_are_the_same_grid_in_each_scale() -> None:
     assert ARMS[SAM].radii([0.1, 0.05]) == (0.05, 0.1)
-    assert ARMS["asam"].radii([0.05, 0.1]) == (0.5, 1.0)
+    assert ARMS["asam"].radii([0.05, 0.1]) == (0.25, 0.5)
     assert ARMS["awp"].radii([UNIT]) == (0.01,)
     assert ARMS[PLAIN].radii([0.05, 0.1]) == (0.0,)
     for name in ("lightsam I", "lightsam II", "lightsam III"):

@@ -105,7 +105,7 @@ def test_some_methods_and_radii_of_ones_own() -> None:
     assert {run.group for run in plan.runs if isinstance(run.recipe, Recipe)} == {
         "plain", "plain, equal compute", "sam", "asam"
     }  # fmt: skip
-    assert {r.rho for r in recipes(plan, "asam")} == {0.2}
+    assert {r.rho for r in recipes(plan, "asam")} == {0.1}
     assert {r.epochs for r in recipes(plan)} == {3, 6}
     assert {r.seed for r in recipes(plan)} == {0, 1, 2}
     assert [claim.name for claim in plan.claims] == [
