@@ -44,12 +44,12 @@ def default(without_experiments: None) -> Plan:
 
 
 def test_every_arm_has_the_same_grid_in_its_own_scale(default: Plan) -> None:
-    assert {r.seed for r in recipes(default)} == set(range(8))
+    assert {r.seed for r in recipes(default)} == set(range(6))
     for arm in ARMS.values():
         runs = recipes(default, arm.name)
         places = {(r.rho, r.seed) for r in runs if r.rho or arm.name == PLAIN}
-        assert places == {(rho, s) for rho in arm.radii((0.05, 0.1, 0.2)) for s in range(8)}
-        assert {r.epochs for r in runs} == {10}
+        assert places == {(rho, s) for rho in arm.radii((0.05, 0.1, 0.2)) for s in range(6)}
+        assert {r.epochs for r in runs} == {6}
         assert {r.method for r in runs if r.rho} <= {arm.method}
 
 
@@ -57,11 +57,11 @@ def test_equal_compute_is_as_many_passes_as_sam_has(default: Plan) -> None:
     groups = {run.group for run in default.runs}
     for arm in ARMS.values():
         longer = f"{arm.name}, equal compute"
-        assert (longer in groups) == (arm.passes != 2)
+        assert (longer in groups) == (arm.epochs_at_equal_compute(6) != 6)
         for recipe in recipes(default, longer):
-            assert abs(recipe.epochs * arm.passes - 20) <= arm.passes / 2
-    assert {r.epochs for r in recipes(default, "plain, equal compute")} == {20}
-    assert {r.epochs for r in recipes(default, "looksam, equal compute")} == {17}
+            assert abs(recipe.epochs * arm.passes - 12) <= arm.passes / 2
+    assert {r.epochs for r in recipes(default, "plain, equal compute")} == {12}
+    assert {r.epochs for r in recipes(default, "looksam, equal compute")} == {10}
 
 
 def test_nothing_is_trained_twice_but_to_stand_in_two_groups(default: Plan) -> None:
@@ -81,10 +81,11 @@ def test_whole_seeds_come_first_and_memory_last(default: Plan) -> None:
 
 
 def test_methods_that_bring_their_base_have_their_own_learning_rate(default: Plan) -> None:
-    for name in ("adasam", "lightsam II"):
-        assert {(r.lr, r.weight_decay) for r in recipes(default, name)} == {(ARMS[name].lr, 0.0)}
+    for name in ("adasam", "lightsam II", "bayesian-sam"):
+        found = {(r.lr, r.momentum, r.weight_decay) for r in recipes(default, name)}
+        assert found == {(ARMS[name].own["lr"], 0.0, 0.0)}
     assert {(r.lr, r.weight_decay) for r in recipes(default, "asam")} == {(0.2, 5e-4)}
-    assert any("bring their own base" in note for note in default.notes)
+    assert any("adasam, lightsam I, lightsam II" in note for note in default.notes)
 
 
 def test_smoke_is_small_and_paper_is_the_published_network() -> None:

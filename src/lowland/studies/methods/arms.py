@@ -35,7 +35,8 @@ class Arm:
         passes: forward and backward passes per step.
         options: of the method.
         rhos: radii of its own, in place of scaled ones.
-        lr: learning rate, for a method that brings its own base optimizer.
+        own: settings of its base optimizer, where those of plain training do not fit: it brings
+            the base, or does itself what momentum and weight decay do.
     """
 
     name: str
@@ -45,7 +46,7 @@ class Arm:
     passes: float = 2.0
     options: Options = field(default_factory=dict)
     rhos: tuple[float, ...] = ()
-    lr: float | None = None
+    own: Mapping[str, float] = field(default_factory=dict)
 
     def radii(self, sams: Iterable[float]) -> tuple[float, ...]:
         """Its ρ where SAM's are `sams`."""
@@ -66,7 +67,7 @@ def _arm(
     *,
     method: str = "",
     rhos: tuple[float, ...] = (),
-    lr: float | None = None,
+    own: Mapping[str, float] | None = None,
     **options: bool | int | float | str,
 ) -> Arm:
     return Arm(
@@ -77,13 +78,14 @@ def _arm(
         passes=passes,
         options=MappingProxyType(options),
         rhos=rhos,
-        lr=lr,
+        own=MappingProxyType(own or {}),
     )
 
 
-_HUNDREDFOLD = "a 100-fold range, since it is said not to matter"
+_HUNDREDFOLD = "a 100-fold range, up to ‖ε‖ near 1 in the first step"
 _I = (0.01, 0.1, 1.0)
 _ELEMENTWISE = (0.0001, 0.001, 0.01)
+_FREE = {"momentum": 0.0, "weight_decay": 0.0}
 _THIRD = 1 / 3
 """A forward alone."""
 
@@ -122,12 +124,14 @@ _ALL = (
     _arm("saf", 3.0, "authors': λ = 0.3", 1.0, start_epoch=2, back=1),
     _arm("mesa", 8.0, "authors': λ = 0.8", 1 + _THIRD),
     _arm("sl-sam", 1.0, "SAM's", 2 * (2 + 0.5) * _THIRD, s=0.5),
-    _arm("adasam", 1.0, "SAM's", lr=0.001),
-    _arm("lightsam I", 1.0, _HUNDREDFOLD, method="lightsam", rhos=_I, lr=1.0, variant="I"),
-    _arm("lightsam II", 1.0, _HUNDREDFOLD, method="lightsam", rhos=_ELEMENTWISE, lr=0.03,
-         variant="II"),
-    _arm("lightsam III", 1.0, _HUNDREDFOLD, method="lightsam", rhos=_ELEMENTWISE, lr=0.003,
-         variant="III"),
+    _arm("bayesian-sam", 1.0, "USAM's, while s is near 1", prior=5e-4, own={"lr": 2.0} | _FREE),
+    _arm("adasam", 1.0, "SAM's", own={"lr": 0.005} | _FREE),
+    _arm("lightsam I", 1.0, _HUNDREDFOLD, method="lightsam", rhos=_I, variant="I",
+         own={"lr": 3.0} | _FREE),
+    _arm("lightsam II", 1.0, _HUNDREDFOLD, method="lightsam", rhos=_ELEMENTWISE, variant="II",
+         own={"lr": 0.05} | _FREE),
+    _arm("lightsam III", 1.0, _HUNDREDFOLD, method="lightsam", rhos=_ELEMENTWISE, variant="III",
+         own={"lr": 0.003} | _FREE),
     _arm("trace-sam", 0.1, "authors': 0.01"),
     _arm("det-sam", 10.0, "authors': 1"),
     _arm("frob-sam", 0.05, "authors': 0.005", 3.0),
