@@ -36,7 +36,7 @@ def _arm(name: str, kind: str, passes: float, errors: tuple[float, float | None]
         "passes": passes,
         "scale": 1.0 if kind else 0.0,
         "why": "SAM's",
-        "time": value(1.05 * passes, 0.1),
+        "time": {"median": 1.05 * passes, "low": passes, "high": 1.1 * passes},
         "memory": 1.0 + 0.05 * passes,
         FIRST: first,
         SECOND: first if second is None else _at(round(20 / passes), second, "0.1"),

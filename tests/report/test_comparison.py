@@ -44,14 +44,14 @@ def test_every_arm_is_a_row_with_intervals(results: dict[str, Any]) -> None:
         "time per step", "memory", "feature rank", "sharpness",
     ]  # fmt: skip
     assert rows[0] == [
-        "plain", "1", "–", "5.00% ±0.40", "4.50% ±0.40", "1.05 ±0.10", "1.05", "75.0 ±2.0",
+        "plain", "1", "–", "5.00% ±0.40", "4.50% ±0.40", "1.05 [1.00, 1.10]", "1.05", "75.0 ±2.0",
         "0.050 ±0.010",
     ]  # fmt: skip
     assert rows[1][2] == "0.1 (5 of 8)"
     assert [row[0] for row in rows] == ["plain", "sam", "looksam", "worse <x>", "adasam"]
     short, few = arm_table(results, short=True)
     assert short == ["arm", *head[3:6], "feature rank"]
-    assert few[2] == ["looksam", "4.00% ±0.40", "3.50% ±0.40", "1.26 ±0.10", "75.0 ±2.0"]
+    assert few[2] == ["looksam", "4.00% ±0.40", "3.50% ±0.40", "1.26", "75.0 ±2.0"]
 
 
 def test_gaps_and_single_seeds_are_said(results: dict[str, Any]) -> None:
@@ -59,10 +59,9 @@ def test_gaps_and_single_seeds_are_said(results: dict[str, Any]) -> None:
     results["comparison"]["arms"][1].update({FIRST: None, SECOND: None, "time": None})
     results["comparison"]["arms"][1]["memory"] = None
     results["comparison"]["arms"][2][FIRST]["error"] = nothing
-    results["comparison"]["arms"][2]["time"] = nothing
     _, rows = arm_table(results)
     assert rows[1] == ["sam", "2", *["–"] * 7]
-    assert rows[2][3] == rows[2][5] == "one seed"
+    assert rows[2][3] == "one seed"
     names = {name for name, _ in marks(cost_figures(results)[1].spec)}
     assert names == {"plain", "looksam", "worse <x>", "adasam"}
     assert ("looksam", FIRST) not in marks(cost_figures(results)[1].spec)
@@ -162,6 +161,6 @@ def test_the_terminal_has_a_row_per_arm(results: dict[str, Any], width: int) -> 
     assert max(map(len, lines)) <= width
     (row,) = (line for line in lines if line.startswith("looksam"))
     assert row.split() == [
-        "looksam", "4.00%", "±0.40", "3.50%", "±0.40", "1.26", "±0.10", "75.0", "±2.0"
+        "looksam", "4.00%", "±0.40", "3.50%", "±0.40", "1.26", "75.0", "±2.0"
     ]  # fmt: skip
     assert any(line.startswith("f-sam full gradient  ") for line in lines)

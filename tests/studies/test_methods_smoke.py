@@ -35,7 +35,7 @@ def check(results: dict[str, Any], names: list[str]) -> None:
             for measure in results["comparison"]["measures"]:
                 found = arm[protocol][measure["key"]]
                 assert found["low"] <= found["estimate"] <= found["high"]
-        assert arm["time"]["estimate"] > 0
+        assert 0 < arm["time"]["low"] <= arm["time"]["median"] <= arm["time"]["high"]
         assert arm["memory"] > 0
     for claim in results["claims"]:
         assert claim["n"] == 2, claim["why"]

@@ -20,7 +20,7 @@ def arm_table(results: Mapping[str, Any], *, short: bool = False) -> tuple[list[
         short: errors, rank and time alone, for narrow places.
     """
     compared = results["comparison"]
-    columns = [column for column in _columns(compared) if column.short or not short]
+    columns = [column for column in _columns(compared, short) if column.short or not short]
     rows = [[column.cell(arm) for column in columns] for arm in compared["arms"]]
     return [column.title for column in columns], rows
 
@@ -32,7 +32,7 @@ class _Column:
     short: bool = False
 
 
-def _columns(compared: Record) -> Iterator[_Column]:
+def _columns(compared: Record, short: bool) -> Iterator[_Column]:
     first, second = compared["protocols"]
     error, rank, *others = compared["measures"]
     yield _Column("arm", lambda arm: str(arm["name"]), short=True)
@@ -40,7 +40,7 @@ def _columns(compared: Record) -> Iterator[_Column]:
     yield _Column("ρ", lambda arm: chosen(arm[first]))
     for protocol in (first, second):
         yield _column(error, protocol, title=f"{error['title']}, {protocol}", short=True)
-    yield _Column("time per step", lambda arm: ratio(arm["time"]), short=True)
+    yield _Column("time per step", lambda arm: ratio(arm["time"], short=short), short=True)
     yield _Column("memory", lambda arm: _memory(arm["memory"]))
     for measure in (rank, *others):
         yield _column(measure, first, title=measure["title"], short=measure is rank)
@@ -77,15 +77,16 @@ def spread(value: Record | None, *, percent: bool = False) -> str:
     return f"{number(estimate, panel)} ±{half.removesuffix('%')}"
 
 
-def ratio(value: Record | None) -> str:
-    """A ratio ± half of its interval, with two decimals.
+def ratio(value: Record | None, *, short: bool = False) -> str:
+    """A median with its quartiles, or the median alone.
 
-    >>> ratio({"estimate": 0.98, "low": 0.9, "high": 1.06})
-    '0.98 ±0.08'
+    >>> ratio({"median": 1.98, "low": 1.9, "high": 2.063})
+    '1.98 [1.90, 2.06]'
     """
-    if value is None or value["estimate"] is None:
-        return spread(value)
-    return f"{value['estimate']:.2f} ±{value['high'] - value['estimate']:.2f}"
+    if value is None:
+        return words.DASH
+    ends = "" if short else f" [{value['low']:.2f}, {value['high']:.2f}]"
+    return f"{value['median']:.2f}{ends}"
 
 
 def chosen(arm: Record | None) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from lowland.report.arms import chosen
+from lowland.report.arms import chosen, ratio
 from lowland.report.figures import AXIS, FONT, INK, Figure, Spec
 
 Record = Mapping[str, Any]
@@ -73,9 +73,9 @@ def _marks(compared: Record, cost: str) -> Iterator[Mark]:
             known = known[:1]
         for protocol in known:
             at = arm[protocol]
-            one = arm["time"]["estimate"] if cost == "time" else arm["passes"]
-            if one is None:
+            if cost == "time" and arm["time"] is None:
                 continue
+            one = arm["time"]["median"] if cost == "time" else arm["passes"]
             yield {
                 "name": arm["name"],
                 "kind": arm["kind"] or PLAIN,
@@ -95,10 +95,8 @@ def _hover(arm: Record, at: Record, protocol: str) -> str:
         f"[{100 * error['low']:.2f}, {100 * error['high']:.2f}]",
         f"{arm['passes']:.3g} passes per step",
     ]
-    if time["estimate"] is not None:
-        lines.append(
-            f"time per step {time['estimate']:.2f} [{time['low']:.2f}, {time['high']:.2f}] of plain"
-        )
+    if time is not None:
+        lines.append(f"time per step {ratio(time)} of plain")
     if arm["memory"] is not None:
         lines.append(f"memory {arm['memory']:.2f} of plain")
     if arm["scale"]:

@@ -2,8 +2,9 @@
 
     protocols   "equal epochs" and "equal compute"
     arms        per arm: name, method, kind, source, options, passes, scale of its ρ and why,
-                time (ratio to plain training), memory (likewise, or null), and per protocol epochs,
-                n seeds, chosen (ρ → number of seeds) and every measure; null where nothing ran
+                time (ratio to plain training: {"median", "low", "high"} with quartiles, or null),
+                memory (ratio, or null), and per protocol epochs, n seeds, chosen (ρ → number of
+                seeds) and every measure; null where nothing ran
     measures    key, title, unit ("percent" or ""), and how to read it
     sweeps      test errors along m, and along ρ where an arm has a range of its own
 
@@ -13,6 +14,7 @@ high are null for one seed, which has no estimate either.
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -69,7 +71,7 @@ def _arm(read: Readings, arm: Arm, measures: Sequence[Mapping[str, str]]) -> Rec
         "passes": arm.passes,
         "scale": arm.scale,
         "why": arm.why,
-        "time": _or_nothing(lambda: interval(read.time_ratio(arm))),
+        "time": quartiles(read.time_ratios(arm)),
         "memory": read.memory_ratio(arm),
         **{
             protocol: _or_nothing(lambda p=protocol: _tuned(read, arm, p, measures))
@@ -139,6 +141,20 @@ def interval(values: Mapping[int, float], *, resolution: float = 0.0) -> Record:
     if found is None:
         return {"estimate": None, "low": None, "high": None}
     return {"estimate": found.mean, "low": found.low, "high": found.high}
+
+
+def quartiles(values: Sequence[float]) -> Record | None:
+    """Median and quartiles; None of nothing.
+
+    >>> quartiles([1.0, 2.0, 3.0, 4.0, 5.0])
+    {'median': 3.0, 'low': 2.0, 'high': 4.0}
+    """
+    if not values:
+        return None
+    ends = (
+        statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else [*values] * 3
+    )
+    return {"median": statistics.median(values), "low": ends[0], "high": ends[2]}
 
 
 def _or_nothing(make: Any) -> Any:

@@ -7,6 +7,7 @@ chooses; comparisons are at equal epochs, with the same at equal compute beside 
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Callable, Mapping
 
 from lowland.studies.effects import chosen_words, mean
@@ -164,7 +165,10 @@ def _errors(read: Readings, arms: tuple[Arm, Arm], protocol: str) -> str:
 
 
 def _cost(read: Readings, arm: Arm) -> str:
-    ratio = mean(list(read.time_ratio(arm).values()))
+    ratios = read.time_ratios(arm)
+    if not ratios:
+        return ""
+    ratio = statistics.median(ratios)
     return f" A step takes {ratio:.2f} times a plain one here ({arm.passes:.3g} passes)."
 
 

@@ -14,11 +14,11 @@ from lowland.studies.methods.arms import ALL, PLAIN, SAM, Arm, chosen_arms
 from lowland.studies.methods.claims import claims
 from lowland.studies.methods.columns import EQUAL_COMPUTE, EQUAL_EPOCHS, Setup
 from lowland.studies.methods.comparison import comparison
+from lowland.studies.methods.notes import notes
 from lowland.studies.methods.panels import panels
 from lowland.studies.study import Choice, Plan, Planned
 
 if TYPE_CHECKING:
-    from lowland.data import ImageData
     from lowland.train import Recipe
 
 MOST_RANK_EXAMPLES = 10_240
@@ -83,7 +83,7 @@ def plan(choice: Choice) -> Plan:
         claims=own,
         panels=panels(setup),
         fingerprint=data.fingerprint,
-        notes=_notes(setup, data, n),
+        notes=notes(setup, data, recipe),
         compare=lambda runs: comparison(runs, setup),
     )
 
@@ -151,36 +151,3 @@ def _of(arm: Arm, base: Recipe, rho: float) -> Recipe:
         momentum=arm.own.get("momentum", base.momentum),
         weight_decay=arm.own.get("weight_decay", base.weight_decay),
     )
-
-
-def _notes(setup: Setup, data: ImageData, n: int) -> tuple[str, ...]:
-    sizes = f"{len(data.train)} train, {len(data.validation)} validation, {len(data.test)} test"
-    own = [arm.name for arm in setup.arms if arm.own]
-    notes = [
-        f"Data: {data.name}, {sizes} images; one fixed split for all seeds, so intervals speak "
-        "about the randomness of training, not about the choice of images.",
-        f"Equal epochs: {setup.epochs} for every arm. Equal compute: as many forward and backward "
-        f"passes as SAM has in {setup.epochs} epochs, so that plain training has "
-        f"{2 * setup.epochs}; a forward alone counts a third. Arms of two passes have the same "
-        "runs in both.",
-        "Every arm is tuned over the same grid, SAM's radii times the arm's own scale, and judged "
-        "at the ρ with the lowest validation error over the other seeds. Learning rate, momentum "
-        "and weight decay are those of plain training for all"
-        + (
-            f", but for {', '.join(own)}: they bring their own base optimizer, or do what momentum "
-            "and decay do, and have a learning rate of their own."
-            if own
-            else "."
-        ),
-        "Time: seconds of training per step over those of plain training with the same seed, "
-        "medians over ρ, while other runs work beside; on a small network what an optimizer "
-        "does itself weighs more than on a large one. Memory: the most bytes of tensors alive in "
-        "a step, over plain training's, on a CPU; the same in every seed.",
-        f"Rank and active units: of {setup.block}, {n} training images.",
-    ]
-    if "mup2" in setup.names:
-        notes.append(
-            "muP² has the network and step sizes of all others here, with half the width as base; "
-            "what it is for, radii that carry over between widths, is an experiment of its own."
-        )
-    return tuple(notes)

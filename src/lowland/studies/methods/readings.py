@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from lowland.studies.effects import choose_left_out, mean
 from lowland.studies.methods.arms import ARMS, PLAIN, Arm
 from lowland.studies.methods.columns import (
+    EQUAL_COMPUTE,
     EQUAL_EPOCHS,
     PEAK,
     TEST_ERROR,
@@ -73,21 +74,33 @@ class Readings:
         chosen = self.chosen(arm, protocol)
         return {seed: self.runs.final(group, rho, seed, column) for seed, rho in chosen.items()}
 
-    def seconds(self, arm: Arm, seed: int) -> float:
-        """Seconds of training per step, the median over ρ, at equal epochs."""
-        group = self.setup.group(arm, EQUAL_EPOCHS)
-        return statistics.median(
-            self.runs.final(group, rho, seed, "seconds/train")
-            / max(self.runs.final(group, rho, seed, "step"), 1)
-            for rho in self.radii(arm, EQUAL_EPOCHS)
-        )
+    def time_ratios(self, arm: Arm) -> list[float]:
+        """Seconds of training per step over those of plain training, of every run.
 
-    def time_ratio(self, arm: Arm) -> dict[int, float]:
-        """Seconds per step over those of plain training with the same seed."""
-        both = set(self.seeds(arm, EQUAL_EPOCHS)) & set(self.seeds(ARMS[PLAIN], EQUAL_EPOCHS))
-        return {
-            seed: self.seconds(arm, seed) / self.seconds(ARMS[PLAIN], seed) for seed in sorted(both)
-        }
+        Each over the median of the plain runs with the same seed, which ran at about the same time.
+        Other work runs beside, so that single numbers may be far off: take their median.
+        """
+        plain = self._seconds(ARMS[PLAIN])
+        return [
+            seconds / statistics.median(plain[seed])
+            for seed, found in self._seconds(arm).items()
+            if seed in plain
+            for seconds in found
+        ]
+
+    def _seconds(self, arm: Arm) -> dict[int, list[float]]:
+        """Seconds per step of every run of an arm, by seed."""
+        found: dict[int, list[float]] = {}
+        groups = {self.setup.group(arm, protocol) for protocol in (EQUAL_EPOCHS, EQUAL_COMPUTE)}
+        for group in sorted(groups):
+            rhos = [rho for rho in self.runs.radii(group) if rho > 0 or arm.name == PLAIN]
+            for seed in self.runs.whole_seeds(group, rhos) if rhos else []:
+                for rho in rhos:
+                    steps = self.runs.final(group, rho, seed, "step")
+                    seconds = self.runs.final(group, rho, seed, "seconds/train")
+                    if steps > 0:
+                        found.setdefault(seed, []).append(seconds / steps)
+        return found
 
     def memory_ratio(self, arm: Arm) -> float | None:
         """Peak of live bytes in a step over that of plain training; None where not measured."""
