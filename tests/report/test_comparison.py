@@ -98,7 +98,17 @@ def test_kinds_are_told_apart_without_colour(results: dict[str, Any]) -> None:
 def test_names_stand_beside_what_is_not_beaten(results: dict[str, Any]) -> None:
     time = cost_figures(results)[0].spec
     (labels,) = (trace for trace in time["data"] if trace["mode"] == "text")
-    assert set(labels["text"]) == {"plain", "sam", "looksam"}
+    assert {text.strip() for text in labels["text"]} == {"plain", "sam", "looksam"}
+
+
+def test_no_error_at_all_is_a_mark_too_and_nothing_is_no_plot(results: dict[str, Any]) -> None:
+    arms = results["comparison"]["arms"]
+    arms[2][FIRST]["error"] = {"estimate": 0.0, "low": 0.0, "high": 0.0}
+    assert marks(cost_figures(results)[0].spec)["looksam", FIRST][1] == 0.0
+    for arm in arms:
+        arm[FIRST] = arm[SECOND] = None
+    assert cost_figures(results) == []
+    assert "<h2>Accuracy against cost</h2>" not in render(results)
 
 
 def test_two_protocols_of_an_arm_are_joined(results: dict[str, Any]) -> None:

@@ -124,6 +124,9 @@ def test_tables(results: dict[str, Any]) -> None:
     assert rows[0][:3] == ["main", "0", "0"]
     assert rows[0][head.index("kNN error")] == ""  # not of this group
     assert dict(facts(results))["recipe"] == "lr=0.1, variances=0.99/0.95"
+    before = dict(facts(results))["runs"]
+    results["runs"].append({**results["runs"][0], "group": "another"})  # the same run
+    assert dict(facts(results))["runs"] == before == "18 runs, 54 s in all; 2 at a time"
 
 
 def test_strips_say_in_words_what_they_draw(results: dict[str, Any]) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from made_comparison import made_comparison
 from made_results import made_results
 
 from lowland import InputError
@@ -123,8 +124,11 @@ def chromium() -> str | None:
 
 @pytest.mark.browser
 @pytest.mark.skipif(chromium() is None, reason="no Chromium on the path")
-def test_a_browser_draws_every_figure(results: dict[str, Any], tmp_path: Path) -> None:
-    path = write_page(tmp_path, results)
+@pytest.mark.parametrize(("make", "figures"), [(made_results, 7), (made_comparison, 11)])
+def test_a_browser_draws_every_figure(make: Any, figures: int, tmp_path: Path) -> None:
+    """The second one in a dark theme."""
+    dark = make is made_comparison
+    path = write_page(tmp_path, make())
     browser = chromium()
     assert browser is not None
     command = [
@@ -142,6 +146,7 @@ def test_a_browser_draws_every_figure(results: dict[str, Any], tmp_path: Path) -
         "--window-size=1200,2000",
         "--virtual-time-budget=10000",
         "--enable-logging=stderr",
+        *(["--blink-settings=preferredColorScheme=0"] if dark else []),
         "--dump-dom",
         path.as_uri(),
     ]
@@ -153,7 +158,9 @@ def test_a_browser_draws_every_figure(results: dict[str, Any], tmp_path: Path) -
         env={**os.environ, "LC_ALL": "C.UTF-8"},
     )
     drawn = without_plotly(done.stdout)
-    assert len(re.findall(r'class="plot[^"]*js-plotly-plot', drawn)) == 7
-    assert drawn.count('class="main-svg"') >= 7
+    assert len(re.findall(r'class="plot[^"]*js-plotly-plot', drawn)) == figures
+    assert drawn.count('class="main-svg"') >= figures
     assert len(re.findall(r'class="trace scatter', drawn)) >= 3 * 6
+    light_ink, dark_ink = "rgb(29, 39, 51)", "rgb(228, 233, 239)"
+    assert (dark_ink in drawn, light_ink in drawn) == (dark, not dark)
     assert "CONSOLE" not in done.stderr, done.stderr  # neither errors nor refused requests

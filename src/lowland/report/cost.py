@@ -67,7 +67,7 @@ def _marks(compared: Record, cost: str) -> Iterator[Mark]:
     """One per arm and protocol that has an error and a cost."""
     first = compared["protocols"][0]
     for arm in compared["arms"]:
-        known = [p for p in compared["protocols"] if arm[p] and arm[p]["error"]["estimate"]]
+        known = [p for p in compared["protocols"] if _has_error(arm[p])]
         # runs that serve for both protocols are one mark
         if len(known) == 2 and arm[known[0]]["epochs"] == arm[known[1]]["epochs"]:
             known = known[:1]
@@ -85,6 +85,10 @@ def _marks(compared: Record, cost: str) -> Iterator[Mark]:
                 "error": at["error"],
                 "hover": _hover(arm, at, protocol),
             }
+
+
+def _has_error(at: Record | None) -> bool:
+    return at is not None and at["error"] is not None and at["error"]["estimate"] is not None
 
 
 def _hover(arm: Record, at: Record, protocol: str) -> str:
@@ -177,7 +181,7 @@ def _labels(marks: Sequence[Mark]) -> Spec:
     return {
         "x": [mark["x"] for mark in named],
         "y": [100 * mark["error"]["estimate"] for mark in named],
-        "text": [mark["name"] for mark in named],
+        "text": [f"  {mark['name']}" for mark in named],  # clear of the mark
         "mode": "text",
         "textposition": "bottom right",
         "textfont": {**FONT, "size": 11},

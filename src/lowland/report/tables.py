@@ -58,8 +58,9 @@ def facts(results: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "hardware", f"{made['cpu']}, {made['cores']} cores; {made['gpu'] or 'no GPU'}"
     yield "platform", str(made["platform"])
     runs = results["runs"]
-    total = words.seconds(sum(run["seconds"] for run in runs))
-    yield "runs", f"{len(runs)} runs, {total} in all; {made['workers']} at a time"
+    times = {run["name"]: run["seconds"] for run in runs}  # one may stand in two groups
+    total = words.seconds(sum(times.values()))
+    yield "runs", f"{len(times)} runs, {total} in all; {made['workers']} at a time"
     yield "wall time of the last call", words.seconds(made["seconds"])
     yield "seeds", ", ".join(map(str, asked["seeds"]))
     if asked["overrides"]:
