@@ -1,0 +1,256 @@
+"""One step of every method, called as its documentation says, and what its passes should cost.
+
+A forward is counted as a third of a plain step and a backward as two: for every layer one product
+makes the output, one the gradient of the input, one the gradient of the weight. The optimizer's own
+arithmetic is not in these numbers; the benchmark measures it.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from lowland.optim import METHODS, create, label_weights
+from peak_memory import SGD, Task
+from rounds import Step
+
+SAM_LIKE = 2.03
+"""The aim for every method of two whole forwards and backwards."""
+
+Options = Callable[["Batch"], dict[str, Any]]
+
+
+@dataclass
+class Batch(Task):
+    """A network with its batch, and the same network at half its width for muP²."""
+
+    narrow: nn.Module = field(default_factory=nn.Module)
+
+    def losses(self, x: Tensor, y: Tensor) -> Tensor:
+        return cross_entropy(self.model(x), y, reduction="none")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the table.
+
+    Attributes:
+        build: makes the step.
+        forwards: how many a step has, in forwards of the whole network on the whole batch.
+        backwards: likewise.
+        steps: how many are timed together: a cycle, or enough to average over what is drawn.
+        warm_up: steps until its state is what it stays.
+        aim: the most that time may be, in plain steps.
+        memory_aim: the most that peak memory may be, in plain steps' peaks.
+    """
+
+    build: Callable[[Batch], Step]
+    forwards: float = 2
+    backwards: float = 2
+    steps: int = 1
+    warm_up: int = 2
+    aim: float | None = None
+    memory_aim: float | None = None
+
+    @property
+    def predicted(self) -> float:
+        """Time in plain steps, from the passes alone."""
+        return (self.forwards + 2 * self.backwards) / 3
+
+
+def _nothing(batch: Batch) -> dict[str, Any]:
+    return {}
+
+
+def row(name: str, options: Options = _nothing, **settings: Any) -> Row:
+    """The row of a method of lowland."""
+    made = Row(lambda batch: lowland_step(name, batch, options(batch)), **settings)
+    if made.aim is None and (made.forwards, made.backwards) == (2, 2):
+        return Row(**{**vars(made), "aim": SAM_LIKE})
+    return made
+
+
+def lowland_step(name: str, batch: Batch, options: Mapping[str, Any]) -> Step:
+    """step(closure), or step(loss_fn=, batch=) for the methods that need the examples."""
+    base, settings = (torch.optim.SGD, SGD)
+    if METHODS[name].kind == "base optimizer":
+        base, settings = None, {"lr": SGD["lr"]}
+    opt = create(name, batch.model, base, **settings, **options)
+    if opt.needs_batch:
+        return lambda: opt.step(loss_fn=batch.losses, batch=(batch.x, batch.y))
+    return lambda: opt.step(_closure(batch, opt))
+
+
+def _closure(batch: Batch, opt: Any) -> Callable[[], Tensor]:
+    def closure() -> Tensor:
+        opt.zero_grad()
+        return batch.backward()
+
+    return closure
+
+
+def method_rows() -> dict[str, Row]:
+    """Every method, with the settings that its cost depends on as published."""
+    usual = ("sam usam unified-sam asam layerwise-sam last-layer-sam sam-on monge-sam f-sam gcsam "
+             "gsam wsam agnostic-sam amp awp adasam lightsam trace-sam det-sam").split()  # fmt: skip
+    rows = {name: row(name) for name in usual}
+    return rows | {
+        "mup2": row("mup2", lambda b: {"base_model": b.narrow}),
+        "m-sam": row("m-sam", lambda b: {"m": len(b.x) // 2}),
+        "n-sam": row(
+            "n-sam", lambda b: {"ascent_data": 2 * [(b.x, b.y)]}, forwards=3, backwards=3
+        ),
+        "balanced-sam": row("balanced-sam", lambda b: {"weights": label_weights(b.y)}),
+        "rw-sam": row("rw-sam", forwards=3),
+        "looksam": row("looksam", forwards=1.2, backwards=1.2, steps=5, warm_up=5, aim=1.25),
+        # a backward through the backward: two products for each of its own two, and its own again
+        "gradient-norm": row("gradient-norm", forwards=1, backwards=4),
+        "esam": row("esam", forwards=2.5, backwards=1.5, aim=1.5),
+        "esam, freeze": row(
+            "esam", lambda b: {"freeze": True}, forwards=2.5, backwards=1.3, steps=3, aim=1.5
+        ),
+        # half of each backward is the gradients of inputs, which go down to the lowest active layer
+        "sl-sam": row(
+            "sl-sam", lambda b: {"s": 0.2, "rho": 0.01}, backwards=1.2, steps=5, warm_up=25,
+            memory_aim=1.0,
+        ),
+        "frob-sam": row("frob-sam", forwards=3, backwards=3),
+    }  # fmt: skip
+
+
+WITHOUT = {
+    name: "a simulation of clients and a server, whose steps are SAM's"
+    for name in ("fedsam", "fedasam", "mofedsam")
+}
+"""Methods that have no row, and why."""
+
+
+def reference_rows() -> dict[str, Row]:
+    """What the methods are to be compared with."""
+    return {
+        "plain": Row(plain, 1, 1),
+        "forward": Row(forward, 1, 0),
+        "two passes": Row(two_passes),
+    }
+
+
+def plain(batch: Batch) -> Step:
+    """zero_grad, forward, backward, the base step."""
+    base = torch.optim.SGD(batch.params, **SGD)
+
+    def step() -> None:
+        base.zero_grad()
+        batch.backward()
+        base.step()
+
+    return step
+
+
+def forward(batch: Batch) -> Step:
+    """A forward that keeps nothing."""
+
+    def step() -> None:
+        with torch.no_grad():
+            batch.loss(batch.x, batch.y)
+
+    return step
+
+
+def two_passes(batch: Batch) -> Step:
+    """A plain step with its pass made twice."""
+    base = torch.optim.SGD(batch.params, **SGD)
+
+    def step() -> None:
+        for _ in range(2):
+            base.zero_grad()
+            batch.backward()
+        base.step()
+
+    return step
+
+
+PEER = "pytorch-optimizer "
+
+
+def peer_rows() -> dict[str, Row]:
+    """The methods that pytorch-optimizer has too, called as its documentation says.
+
+    Its BSAM is Bayesian SAM, which is another method than Balanced SAM.
+    """
+    if not importlib.util.find_spec("pytorch_optimizer"):
+        return {}
+    rows = {
+        "sam": Row(lambda b: _peer_twice(b, "SAM", rho=0.05)),
+        "asam": Row(lambda b: _peer_twice(b, "SAM", rho=0.5, adaptive=True)),
+        "gcsam": Row(lambda b: _peer_twice(b, "SAM", rho=0.05, use_gc=True)),
+        "f-sam": Row(lambda b: _peer_first(b, "FriendlySAM")),
+        "gsam": Row(_peer_gsam),
+        "wsam": Row(_peer_wsam),
+        "looksam": Row(
+            lambda b: _peer_first(b, "LookSAM", k=5), 1.2, 1.2, steps=5, warm_up=5
+        ),
+    }  # fmt: skip
+    return {PEER + name: made for name, made in rows.items()}
+
+
+def _peer(name: str) -> Any:
+    import pytorch_optimizer
+
+    return getattr(pytorch_optimizer, name)
+
+
+def _peer_twice(batch: Batch, name: str, **options: Any) -> Step:
+    opt = _peer(name)(batch.params, torch.optim.SGD, **options, **SGD)
+
+    def step() -> None:
+        batch.backward()
+        opt.first_step(zero_grad=True)
+        batch.backward()
+        opt.second_step(zero_grad=True)
+
+    return step
+
+
+def _peer_first(batch: Batch, name: str, **options: Any) -> Step:
+    """The first pass before step(closure), as two of its classes ask for."""
+    opt = _peer(name)(batch.params, torch.optim.SGD, **options, **SGD)
+    closure = _closure(batch, opt)
+
+    def step() -> None:
+        closure()
+        opt.step(closure)
+
+    return step
+
+
+def _peer_wsam(batch: Batch) -> Step:
+    opt = _peer("WSAM")(batch.model, batch.params, torch.optim.SGD, **SGD)
+    closure = _closure(batch, opt)
+    return lambda: opt.step(closure)
+
+
+def _peer_gsam(batch: Batch) -> Step:
+    base = torch.optim.SGD(batch.params, **SGD)
+    rates = torch.optim.lr_scheduler.ConstantLR(base, factor=1.0)
+    radii = _peer("ProportionScheduler")(rates, SGD["lr"], max_value=0.05, min_value=0.05)
+    opt = _peer("GSAM")(batch.params, base, batch.model, radii)
+
+    def step() -> None:
+        opt.set_closure(cross_entropy, batch.x, batch.y)
+        opt.step()
+
+    return step
+
+
+def all_rows() -> dict[str, Row]:
+    """The whole table, in its order."""
+    own = method_rows()
+    order = {name: place for place, name in enumerate(METHODS)}
+    names = sorted(own, key=lambda name: order[name.partition(",")[0]])
+    return reference_rows() | {name: own[name] for name in names} | peer_rows()
