@@ -23,6 +23,9 @@ from rounds import Step
 SAM_LIKE = 2.03
 """The aim for every method of two whole forwards and backwards."""
 
+CYCLE: dict[str, int] = {"steps": 5, "measured": 5, "warm_up": 5}
+"""LookSAM's, with k = 5."""
+
 Options = Callable[["Batch"], dict[str, Any]]
 
 
@@ -45,6 +48,7 @@ class Row:
         forwards: how many a step has, in forwards of the whole network on the whole batch.
         backwards: likewise.
         steps: how many are timed together: a cycle, or enough to average over what is drawn.
+        measured: of how many the peak is taken.
         warm_up: steps until its state is what it stays.
         aim: the most that time may be, in plain steps.
         memory_aim: the most that peak memory may be, in plain steps' peaks.
@@ -54,6 +58,7 @@ class Row:
     forwards: float = 2
     backwards: float = 2
     steps: int = 1
+    measured: int = 2
     warm_up: int = 2
     aim: float | None = None
     memory_aim: float | None = None
@@ -95,12 +100,18 @@ def _closure(batch: Batch, opt: Any) -> Callable[[], Tensor]:
     return closure
 
 
+TWO_PASSES = [
+    "sam", "usam", "unified-sam", "asam", "layerwise-sam", "sam-on", "monge-sam", "f-sam",
+    "gcsam", "gsam", "wsam", "agnostic-sam", "amp", "awp", "adasam", "lightsam", "trace-sam",
+    "det-sam",
+]  # fmt: skip
+"""Methods that need nothing said."""
+
+
 def method_rows() -> dict[str, Row]:
     """Every method, with the settings that its cost depends on as published."""
-    usual = ("sam usam unified-sam asam layerwise-sam last-layer-sam sam-on monge-sam f-sam gcsam "
-             "gsam wsam agnostic-sam amp awp adasam lightsam trace-sam det-sam").split()  # fmt: skip
-    rows = {name: row(name) for name in usual}
-    return rows | {
+    return {name: row(name) for name in TWO_PASSES} | {
+        "last-layer-sam": row("last-layer-sam", aim=1.05),
         "mup2": row("mup2", lambda b: {"base_model": b.narrow}),
         "m-sam": row("m-sam", lambda b: {"m": len(b.x) // 2}),
         "n-sam": row(
@@ -108,26 +119,26 @@ def method_rows() -> dict[str, Row]:
         ),
         "balanced-sam": row("balanced-sam", lambda b: {"weights": label_weights(b.y)}),
         "rw-sam": row("rw-sam", forwards=3),
-        "looksam": row("looksam", forwards=1.2, backwards=1.2, steps=5, warm_up=5, aim=1.25),
+        "looksam": row("looksam", forwards=1.2, backwards=1.2, aim=1.25, **CYCLE),
         # a backward through the backward: two products for each of its own two, and its own again
         "gradient-norm": row("gradient-norm", forwards=1, backwards=4),
         "esam": row("esam", forwards=2.5, backwards=1.5, aim=1.5),
         "esam, freeze": row(
-            "esam", lambda b: {"freeze": True}, forwards=2.5, backwards=1.3, steps=3, aim=1.5
+            "esam", lambda b: {"freeze": True}, forwards=2.5, backwards=1.3, steps=3, measured=10,
+            aim=1.5,
         ),
         # half of each backward is the gradients of inputs, which go down to the lowest active layer
         "sl-sam": row(
-            "sl-sam", lambda b: {"s": 0.2, "rho": 0.01}, backwards=1.2, steps=5, warm_up=25,
-            memory_aim=1.0,
+            "sl-sam", lambda b: {"s": 0.2, "rho": 0.01}, backwards=1.2, steps=5, measured=40,
+            warm_up=40, memory_aim=1.0,
         ),
         "frob-sam": row("frob-sam", forwards=3, backwards=3),
     }  # fmt: skip
 
 
-WITHOUT = {
-    name: "a simulation of clients and a server, whose steps are SAM's"
-    for name in ("fedsam", "fedasam", "mofedsam")
-}
+WITHOUT = dict.fromkeys(
+    ("fedsam", "fedasam", "mofedsam"), "a simulation of clients, whose steps are those of sam"
+)
 """Methods that have no row, and why."""
 
 
@@ -192,10 +203,9 @@ def peer_rows() -> dict[str, Row]:
         "f-sam": Row(lambda b: _peer_first(b, "FriendlySAM")),
         "gsam": Row(_peer_gsam),
         "wsam": Row(_peer_wsam),
-        "looksam": Row(
-            lambda b: _peer_first(b, "LookSAM", k=5), 1.2, 1.2, steps=5, warm_up=5
-        ),
-    }  # fmt: skip
+        # runs the closure in every step, those that reuse included
+        "looksam": Row(lambda b: _peer_first(b, "LookSAM", k=5), **CYCLE),
+    }
     return {PEER + name: made for name, made in rows.items()}
 
 

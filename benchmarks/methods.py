@@ -1,4 +1,4 @@
-"""What every method costs: seconds per step and peak memory, in plain steps, side by side.
+"""What every method costs: seconds per step and peak memory beside plain training, in one run.
 
 A pre-activation ResNet-18, narrow so that the whole table takes minutes, on a batch of CIFAR's
 shape that is large enough for the passes to be nearly everything. On one thread, in rounds of
@@ -8,14 +8,15 @@ random order, every step stands between two plain ones and is divided by their m
     predicted  what they cost if a forward is a third of a plain step
     measured   time in plain steps, median over the rounds with its quartiles
     own        what the step does outside its passes beyond a plain step, in % of one
-    peak       most bytes alive in a step beyond network and batch, in those of the plain step
+    peak       most bytes alive in any step, beyond network and batch, in those of the plain step
     copies     the same as a difference, in copies of the parameters
-    aim        and whether the measured value keeps it
+    MLP        likewise on a deep MLP with a small batch, where activations are next to nothing
+    aim        of the measured value, and whether it is kept
 
 Methods whose steps differ are taken over a whole cycle (LookSAM) or several steps (what draws its
-tensors). Rows of pytorch-optimizer are its versions of the same methods.
+tensors). The rows of pytorch-optimizer are its versions of the same methods.
 
-    python benchmarks/methods.py [--rounds 15] [--out benchmarks/results/methods.json]
+    python benchmarks/methods.py [--rounds 12] [--out benchmarks/results/methods.json]
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import statistics
 import time
 import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,27 +40,45 @@ from method_rows import WITHOUT, Batch, Row, all_rows, plain
 from rounds import Reading, flanked, save
 
 WIDTH, EXAMPLES = 8, 128
-SAM_BYTES, SAM_CALLS, SAM_OPERATIONS = 48, 5, 6
-"""SAM's own work per parameter: g to a flat copy and its norm (12 bytes), w away (8), w + ρ·g/‖g‖
-(12), w back (8), whether u is finite (8); and calls per tensor for the same."""
+SAM_BYTES, SAM_OPERATIONS = 48, 6
+"""SAM's own work per parameter, bytes moved: g to a flat copy and its norm (12), w away (8),
+w + ρ·g/‖g‖ (12), w back (8), whether u is finite (8). A copy of the parameters moves 8."""
 
-Network = Callable[[int], nn.Module]
 Results = dict[str, Any]
+Make = Callable[[], Batch]
 
 
-def resnet(width: int) -> nn.Module:
-    return create_model("preact-resnet18", shape=(3, 32, 32), classes=10, width=width)
-
-
-def make_batch(network: Network = resnet, examples: int = EXAMPLES, size: int = 32) -> Batch:
-    """The same network and batch for every row."""
+def resnet(examples: int = EXAMPLES) -> Batch:
+    """Images in, ten classes, the same for every row."""
     torch.manual_seed(0)
-    model, narrow = network(WIDTH), network(WIDTH // 2)
-    x, y = torch.randn(examples, 3, size, size), torch.randint(0, 10, (examples,))
+    model, narrow = (
+        create_model("preact-resnet18", shape=(3, 32, 32), classes=10, width=width)
+        for width in (WIDTH, WIDTH // 2)
+    )
+    x, y = torch.randn(examples, 3, 32, 32), torch.randint(0, 10, (examples,))
     return Batch(model, x, y, narrow)
 
 
-Make = Callable[[], Batch]
+def mlp(width: int = 256, examples: int = 4) -> Batch:
+    """16 wide layers with BatchNorm, and hardly any activations."""
+    torch.manual_seed(0)
+    x, y = torch.randn(examples, 32), torch.randint(0, 10, (examples,))
+    return Batch(_layers(width), x, y, _layers(width // 2))
+
+
+def _layers(width: int) -> nn.Module:
+    layers: list[nn.Module] = []
+    for inputs in (32, *(15 * [width])):
+        layers += [nn.Linear(inputs, width), nn.BatchNorm1d(width), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Linear(width, 10))
+
+
+@dataclass(frozen=True)
+class Networks:
+    """What times and peaks are taken on, and what shows copies of the parameters."""
+
+    main: Make = resnet
+    wide: Make = mlp
 
 
 def time_rows(
@@ -73,22 +93,26 @@ def time_rows(
     return flanked(steps, beside, rounds, seed)
 
 
-def peak_bytes(row: Row, make: Make) -> dict[str, Any]:
+def peak_bytes(row: Row, make: Make) -> Results:
     """The most bytes alive in a step beyond network and batch, once its state is there."""
+    peaks = []
     with LiveBytes() as meter:
         batch = make()
         step = row.build(batch)
-        for number in range(row.warm_up + max(2, row.steps)):
-            if number == row.warm_up:
+        for number in range(row.warm_up + max(2, row.measured)):
+            if number >= row.warm_up:
                 meter.reset()
             step()
             for p in batch.params:
                 p.grad = None
-        return {"bytes": meter.peak - batch.fixed(), "where": meter.where}
+            if number >= row.warm_up:
+                peaks.append((meter.peak - batch.fixed(), meter.where))
+    most, where = max(peaks, key=lambda peak: peak[0])
+    return {"bytes": most, "median": statistics.median(p for p, _ in peaks), "where": where}
 
 
-def summary(row: Row, readings: list[Reading], peak: Mapping[str, Any]) -> Results:
-    """What the table and the results say of one row."""
+def summary(row: Row, readings: list[Reading]) -> Results:
+    """What the table and the results say of the times of one row."""
     low, middle, high = statistics.quantiles([r.ratio for r in readings], n=4)
     return {
         "forwards": row.forwards,
@@ -99,124 +123,122 @@ def summary(row: Row, readings: list[Reading], peak: Mapping[str, Any]) -> Resul
         "low": low,
         "high": high,
         "own": statistics.median(r.own for r in readings),
-        "peak": dict(peak),
     }
 
 
-def judge(rows: Mapping[str, Row], results: Results) -> None:
-    """Put the aims beside what was measured: peaks as ratios first, then met or not."""
-    base = results["plain"]["peak"]["bytes"]
-    for name, row in rows.items():
-        result = results[name]
-        result["peak"]["ratio"] = result["peak"]["bytes"] / base
-        aims = {"time": (row.aim, result["ratio"])}
-        aims["peak"] = (row.memory_aim, result["peak"]["ratio"])
-        result["aims"] = {
-            what: {"aim": aim, "measured": value, "met": value <= aim}
-            for what, (aim, value) in aims.items()
-            if aim is not None
-        }
+def against_plain(peak: Results, base: Results, copy: int) -> Results:
+    """The peak with its ratio to the plain step's, and its difference in copies."""
+    most, reference = peak["bytes"], base["bytes"]
+    ratios = {"ratio": most / reference, "median_ratio": peak["median"] / reference}
+    return {**peak, **ratios, "copies": (most - reference) / copy}
+
+
+def judged(row: Row, result: Results) -> Results:
+    """The aims that the row has, each beside what was measured."""
+    values = {"time": result["ratio"], "peak": result["peak"]["ratio"]}
+    values["MLP"] = result["MLP"]["ratio"]
+    aims = {"time": row.aim, "peak": row.memory_aim, "MLP": row.memory_aim}
+    return {
+        what: {"aim": aim, "measured": values[what], "met": values[what] <= aim}
+        for what, aim in aims.items()
+        if aim is not None
+    }
 
 
 def own_work(batch: Batch) -> Results:
-    """SAM's own work and a plain step's, predicted from bytes, calls and operations."""
-    parameters, tensors = sum(p.numel() for p in batch.params), len(batch.params)
+    """A plain step's operations, and the time of one copy of parameters that no cache has."""
     with FlopCounterMode(display=False) as counter:
         batch.backward()
-    one, other = torch.randn(2, parameters).unbind()
-    smallest = torch.zeros(2, 1).unbind()
-    bytes_per_second = 8 * parameters / _seconds(lambda: one.copy_(other))
-    per_call = _seconds(lambda: smallest[0].copy_(smallest[1]))
-    seconds = SAM_BYTES * parameters / bytes_per_second + SAM_CALLS * tensors * per_call
+    copies, seconds = [torch.empty_like(p) for p in batch.params], []
+    for _ in range(9):
+        batch.backward()
+        began = time.perf_counter()
+        with torch.no_grad():
+            torch._foreach_copy_(copies, batch.params)
+        seconds.append(time.perf_counter() - began)
     return {
-        "parameters": parameters,
-        "tensors": tensors,
+        "parameters": sum(p.numel() for p in batch.params),
+        "tensors": len(batch.params),
         "operations": counter.get_total_flops(),
-        "bytes_per_second": bytes_per_second,
-        "seconds_per_call": per_call,
-        "sam_seconds": seconds,
+        "copy_seconds": statistics.median(seconds),
+        "sam_seconds": SAM_BYTES / 8 * statistics.median(seconds),
     }
 
 
-def _seconds(call: Callable[[], Any], times: int = 200) -> float:
-    taken = []
-    for _ in range(times):
-        began = time.perf_counter()
-        call()
-        taken.append(time.perf_counter() - began)
-    return statistics.median(taken)
-
-
-def measure(rows: Mapping[str, Row], make: Make, rounds: int, seed: int) -> Results:
+def measure(rows: Mapping[str, Row], networks: Networks, rounds: int, seed: int) -> Results:
     """Times, then peaks, of all rows."""
     with warnings.catch_warnings():
         warnings.simplefilter("error", RuntimeWarning)  # a skipped step is no step
-        readings = time_rows(rows, make, rounds, seed)
-        results = {n: summary(row, readings[n], peak_bytes(row, make)) for n, row in rows.items()}
-    judge(rows, results)
-    work = own_work(make())
+        readings = time_rows(rows, networks.main, rounds, seed)
+        results = {name: summary(row, readings[name]) for name, row in rows.items()}
+        for what, make in (("peak", networks.main), ("MLP", networks.wide)):
+            copy = 4 * sum(p.numel() for p in make().params)
+            peaks = {name: peak_bytes(row, make) for name, row in rows.items()}
+            for name, peak in peaks.items():
+                results[name][what] = against_plain(peak, peaks["plain"], copy)
+    for name, row in rows.items():
+        results[name]["aims"] = judged(row, results[name])
+    work = own_work(networks.main())
     work["plain_seconds"] = statistics.median(r.plain for own in readings.values() for r in own)
-    return {"work": work, "rows": results, "without": WITHOUT}
+    return {"work": work, "rows": results, "without": dict(WITHOUT)}
 
 
 def table(result: Results) -> str:
-    lines = [*_head(result), ""]
-    lines.append(
-        f"{'':26s} {'passes':>9s} {'predicted':>9s} {'measured':>8s}  {'quartiles':13s} "
-        f"{'own':>6s} {'peak':>5s} {'copies':>6s}  aim"
-    )
-    copy = 4 * result["work"]["parameters"]
-    base = result["rows"]["plain"]["peak"]["bytes"]
+    """The results as text."""
+    lines = [
+        *_head(result["work"], result["rows"]),
+        "",
+        f"{'':26s} {'passes':>9s} {'predicted':>9s} {'measured':>8s}  {'quartiles':12s} "
+        f"{'own':>6s} {'peak':>5s} {'copies':>6s} {'MLP':>5s}  aim",
+    ]
     for name, row in result["rows"].items():
-        peak = row["peak"]
-        lines.append(
-            f"{name:26s} {row['forwards']:.3g} + {row['backwards']:.3g}".ljust(36)
-            + f" {row['predicted']:9.2f} {row['ratio']:8.2f}  {row['low']:.2f} to {row['high']:.2f}"
-            f"  {100 * row['own']:5.1f}% {peak['ratio']:5.2f} {(peak['bytes'] - base) / copy:+6.2f}"
-            f"  {_aims(row['aims'])}".rstrip()
+        passes = f"{row['forwards']:.3g} + {row['backwards']:.3g}"
+        times = (
+            f"{row['predicted']:9.2f} {row['ratio']:8.2f}  {row['low']:.2f} to {row['high']:.2f}"
         )
+        memory = f"{row['peak']['ratio']:5.2f} {row['peak']['copies']:+6.2f}"
+        line = f"{name:26s} {passes:>9s} {times} {100 * row['own']:5.1f}% {memory} "
+        lines.append(f"{line}{row['MLP']['copies']:+5.2f}  {_aims(row)}".rstrip())
     lines += [f"{name}: no row, {why}" for name, why in result["without"].items()]
     return "\n".join(lines)
 
 
-def _aims(aims: Mapping[str, Any]) -> str:
+def _aims(row: Results) -> str:
     said = []
-    for what, judged in aims.items():
-        verdict = "met" if judged["met"] else f"NOT MET: {judged['measured']:.2f}"
-        said.append(f"{'' if what == 'time' else what + ' '}<= {judged['aim']:.2f} {verdict}")
-    return ", ".join(said)
+    for what, aim in row["aims"].items():
+        name = "" if what == "time" else f"{what} "
+        verdict = "met" if aim["met"] else f"NOT MET: {aim['measured']:.3g}"
+        if what == "time" and not aim["met"] and row["predicted"] > aim["aim"]:
+            verdict += f", and {row['predicted']:.2f} by its passes alone"
+        said.append(f"{name}<= {aim['aim']:.2f} {verdict}")
+    return "; ".join(said)
 
 
-def _head(result: Results) -> list[str]:
-    work, rows = result["work"], result["rows"]
-    plain_seconds = work["plain_seconds"]
-    per_parameter = work["operations"] / work["parameters"]
+def _head(work: Results, rows: Results) -> list[str]:
+    seconds = work["plain_seconds"]
     return [
-        f"{work['parameters'] / 1e6:.2f} M parameters in {work['tensors']} tensors; plain step "
-        f"{1e3 * plain_seconds:.0f} ms, of which a forward that keeps nothing is "
-        f"{100 * rows['forward']['ratio']:.0f} %",
-        f"per parameter a plain step has {per_parameter:,.0f} floating-point operations, SAM's own "
-        f"work {SAM_OPERATIONS} and {SAM_BYTES} bytes:",
-        f"at {work['bytes_per_second'] / 1e9:.1f} GB/s, and {1e6 * work['seconds_per_call']:.1f} "
-        f"µs for each of {SAM_CALLS * work['tensors']} calls, "
-        f"{1e3 * work['sam_seconds']:.2f} ms or {100 * work['sam_seconds'] / plain_seconds:.1f} % "
-        f"of a plain step (measured: own, {100 * rows['sam']['own']:.1f} %)",
+        f"{work['parameters'] / 1e6:.2f} M parameters in {work['tensors']} tensors; a plain step "
+        f"takes {1e3 * seconds:.0f} ms, a forward that keeps nothing "
+        f"{100 * rows['forward']['ratio']:.0f} % of it",
+        f"operations per parameter: {work['operations'] / work['parameters']:,.0f} in a plain "
+        f"step, {SAM_OPERATIONS} in SAM's own work; its {SAM_BYTES} bytes are those of "
+        f"{SAM_BYTES // 8} copies of the parameters,",
+        f"{1e3 * work['copy_seconds']:.2f} ms each: predicted "
+        f"{100 * work['sam_seconds'] / seconds:.1f} % of a plain step, measured "
+        f"{100 * rows['sam']['own']:.1f} % (second loss and zero_grad() included)",
     ]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--examples", type=int, default=EXAMPLES, help="in a batch")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
-
-    def make() -> Batch:
-        return make_batch(examples=options.examples)
-
-    result = measure(all_rows(), make, options.rounds, options.seed)
+    networks = Networks(main=lambda: resnet(options.examples))
+    result = measure(all_rows(), networks, options.rounds, options.seed)
     text = table(result)
     print(text)
     settings = {"rounds": options.rounds, "examples": options.examples, "width": WIDTH}
