@@ -120,8 +120,10 @@ class Displacement:
         if fits and same:
             return store.buffers
         if not fits or not all(id(p) in store.places for p in params):
-            new = [p for p in params if not fits or id(p) not in store.places]
-            self._store = store = _Store([*store.params, *new] if fits else new)
+            # not what moved before as well: where few tensors are drawn, all would pile up
+            if not self.displaced:  # what was there before goes first
+                self._store, self._saved = _Store([]), []
+            self._store = store = _Store(list(dict.fromkeys(params)))
         return [store.buffers[store.places[id(p)]] for p in params]
 
     def __getstate__(self) -> dict[str, Any]:
