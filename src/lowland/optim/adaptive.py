@@ -18,7 +18,7 @@ from lowland.optim.radii import Unnormalized
 from lowland.optim.sharpness_aware import SharpnessAware
 from lowland.optim.step import Step
 from lowland.optim.transforms import State
-from lowland.optim.uncorrected import UncorrectedAdaGrad, UncorrectedAdam
+from lowland.optim.uncorrected import UncorrectedAdaGrad, UncorrectedAdam, quotients
 
 VARIANTS = ("I", "II", "III")
 
@@ -93,24 +93,24 @@ class OverAccumulated:
 
     def direction(self, part: Part, state: State) -> list[Tensor]:
         new = self.update(part, state)
-        over = new.get("sam_r", [t.to(wide_dtype(t.dtype)) for t in part.tensors])
-        roots = torch._foreach_sqrt(new["sam_u"])
-        pairs = zip(over, roots, strict=True)
-        return [torch.where(r == 0, torch.zeros_like(o), o / r) for o, r in pairs]
+        over = new.get("sam_r") or [t.to(wide_dtype(t.dtype)) for t in part.tensors]
+        return quotients(over, torch._foreach_sqrt(new["sam_u"]))
 
     def update(self, part: Part, state: State) -> dict[str, list[Tensor]]:
         first, second = self.betas
-        squares, means = [], []
-        for p, t in zip(part.params, part.tensors, strict=True):
-            g = t.to(wide_dtype(t.dtype))
-            u = remembered(state, p, "sam_u")
-            u = torch.full_like(g, self.initial**2) if u is None else u
-            squares.append(u * second + g * g * (1 - second) if self.mean else u + g * g)
-            if self.mean:
-                r = remembered(state, p, "sam_r")
-                r = torch.zeros_like(g) if r is None else r
-                means.append(torch.lerp(r, g, 1 - first))
-        return {"sam_u": squares} | ({"sam_r": means} if self.mean else {})
+        g = [t.to(wide_dtype(t.dtype)) for t in part.tensors]
+        u = self._held("sam_u", self.initial**2, part, g, state)
+        if not self.mean:
+            return {"sam_u": list(torch._foreach_addcmul(u, g, g, value=1.0))}
+        squares = torch._foreach_mul(u, second)
+        torch._foreach_addcmul_(squares, g, g, value=1 - second)
+        r = self._held("sam_r", 0.0, part, g, state)
+        return {"sam_u": list(squares), "sam_r": list(torch._foreach_lerp(r, g, 1 - first))}
+
+    @staticmethod
+    def _held(key: str, start: float, part: Part, g: list[Tensor], state: State) -> list[Tensor]:
+        held = [remembered(state, p, key) for p in part.params]
+        return [torch.full_like(t, start) if h is None else h for h, t in zip(held, g, strict=True)]
 
 
 class LightSAM(SharpnessAware):

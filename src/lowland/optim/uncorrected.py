@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -155,8 +155,12 @@ def _like(param: Tensor, value: float) -> Tensor:
 
 def _descend(weights: list[Tensor], over: list[Tensor], under: list[Tensor], lr: float) -> None:
     """w ← w − lr·over/√under; 0/0 is 0."""
-    roots = list(torch._foreach_sqrt(under))
-    moves = [
-        torch.where(r == 0, torch.zeros_like(o), o / r) for o, r in zip(over, roots, strict=True)
-    ]
-    torch._foreach_add_(weights, moves, alpha=-lr)
+    torch._foreach_add_(weights, quotients(over, torch._foreach_sqrt(under)), alpha=-lr)
+
+
+def quotients(over: list[Tensor], under: Sequence[Tensor]) -> list[Tensor]:
+    """over/under in the memory of `under`; 0 where `under` is 0."""
+    for o, r in zip(over, under, strict=True):
+        nothing = r == 0
+        torch.div(o, r, out=r).masked_fill_(nothing, 0.0)
+    return list(under)
