@@ -25,6 +25,7 @@ lint: $(TESTS)
 bench: $(INSTALLED)
 	$(INSTALL) '.[all,bench]'
 	$(BIN)/python benchmarks/step_overhead.py
+	$(BIN)/python benchmarks/methods.py
 	$(BIN)/python benchmarks/peak_memory.py
 	$(BIN)/python benchmarks/compiled.py
 	$(BIN)/python benchmarks/data_parallel.py

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -23,6 +23,9 @@ from rounds import Step
 SAM_LIKE = 2.03
 """The aim for every method of two whole forwards and backwards."""
 
+CIFAR = 50_000
+"""Training examples, of which SAF records the logits."""
+
 CYCLE: dict[str, int] = {"steps": 5, "measured": 5, "warm_up": 5}
 """LookSAM's, with k = 5."""
 
@@ -35,8 +38,17 @@ class Batch(Task):
 
     narrow: nn.Module = field(default_factory=nn.Module)
 
+    def fixed(self) -> int:
+        """Bytes of both networks and the batch."""
+        beside = [*self.narrow.parameters(), *self.narrow.buffers()]
+        return super().fixed() + sum(t.untyped_storage().nbytes() for t in beside)
+
     def losses(self, x: Tensor, y: Tensor) -> Tensor:
         return cross_entropy(self.model(x), y, reduction="none")
+
+    def losses_and_logits(self, x: Tensor, y: Tensor, *numbers: Tensor) -> tuple[Tensor, Tensor]:
+        logits = self.model(x)
+        return cross_entropy(logits, y, reduction="none"), logits
 
 
 @dataclass(frozen=True)
@@ -49,7 +61,7 @@ class Row:
         backwards: likewise.
         steps: how many are timed together: a cycle, or enough to average over what is drawn.
         measured: of how many the peak is taken.
-        warm_up: steps until its state is what it stays.
+        warm_up: steps until its state is what it will stay.
         aim: the most that time may be, in plain steps.
         memory_aim: the most that peak memory may be, in plain steps' peaks.
     """
@@ -58,7 +70,7 @@ class Row:
     forwards: float = 2
     backwards: float = 2
     steps: int = 1
-    measured: int = 2
+    measured: int = 1
     warm_up: int = 2
     aim: float | None = None
     memory_aim: float | None = None
@@ -73,23 +85,29 @@ def _nothing(batch: Batch) -> dict[str, Any]:
     return {}
 
 
-def row(name: str, options: Options = _nothing, **settings: Any) -> Row:
-    """The row of a method of lowland."""
-    made = Row(lambda batch: lowland_step(name, batch, options(batch)), **settings)
+def row(name: str, options: Options = _nothing, *, by_batch: bool = False, **settings: Any) -> Row:
+    """The row of a method of lowland; `by_batch` says not to take its closure form."""
+    made = Row(lambda batch: lowland_step(name, batch, options(batch), by_batch), **settings)
     if made.aim is None and (made.forwards, made.backwards) == (2, 2):
-        return Row(**{**vars(made), "aim": SAM_LIKE})
+        return replace(made, aim=SAM_LIKE)
     return made
 
 
-def lowland_step(name: str, batch: Batch, options: Mapping[str, Any]) -> Step:
+def lowland_step(
+    name: str, batch: Batch, options: Mapping[str, Any], by_batch: bool = False
+) -> Step:
     """step(closure), or step(loss_fn=, batch=) for the methods that need the examples."""
-    base, settings = (torch.optim.SGD, SGD)
     if METHODS[name].kind == "base optimizer":
-        base, settings = None, {"lr": SGD["lr"]}
-    opt = create(name, batch.model, base, **settings, **options)
-    if opt.needs_batch:
-        return lambda: opt.step(loss_fn=batch.losses, batch=(batch.x, batch.y))
-    return lambda: opt.step(_closure(batch, opt))
+        opt = create(name, batch.model, lr=SGD["lr"], **options)
+    else:
+        opt = create(name, batch.model, torch.optim.SGD, **SGD, **options)
+    if not (opt.needs_batch or by_batch):
+        return lambda: opt.step(_closure(batch, opt))
+    loss_fn = batch.losses_and_logits if name in ("saf", "mesa") else batch.losses
+    held: tuple[Tensor, ...] = (batch.x, batch.y)
+    if name == "saf":
+        held += (torch.arange(len(batch.x)),)
+    return lambda: opt.step(loss_fn=loss_fn, batch=held)
 
 
 def _closure(batch: Batch, opt: Any) -> Callable[[], Tensor]:
@@ -111,7 +129,9 @@ TWO_PASSES = [
 def method_rows() -> dict[str, Row]:
     """Every method, with the settings that its cost depends on as published."""
     return {name: row(name) for name in TWO_PASSES} | {
-        "last-layer-sam": row("last-layer-sam", aim=1.05),
+        "last-layer-sam": row("last-layer-sam", by_batch=True, forwards=1, backwards=1, aim=1.05),
+        "last-layer-sam, closure": row("last-layer-sam"),
+        "logits-sam": row("logits-sam", forwards=1, backwards=1, aim=1.05),
         "mup2": row("mup2", lambda b: {"base_model": b.narrow}),
         "m-sam": row("m-sam", lambda b: {"m": len(b.x) // 2}),
         "n-sam": row(
@@ -127,10 +147,16 @@ def method_rows() -> dict[str, Row]:
             "esam", lambda b: {"freeze": True}, forwards=2.5, backwards=1.3, steps=3, measured=10,
             aim=1.5,
         ),
+        # one step is an epoch, so that there are past logits of the batch from the ninth step on
+        "saf": row(
+            "saf", lambda b: {"examples": CIFAR, "steps_per_epoch": 1}, forwards=1, backwards=1,
+            warm_up=10, aim=1.03,
+        ),
+        "mesa": row("mesa", forwards=2, backwards=1, aim=1.2),
         # half of each backward is the gradients of inputs, which go down to the lowest active layer
         "sl-sam": row(
-            "sl-sam", lambda b: {"s": 0.2, "rho": 0.01}, backwards=1.2, steps=5, measured=40,
-            warm_up=40, memory_aim=1.0,
+            "sl-sam", lambda b: {"s": 0.2, "rho": 0.01}, backwards=1.2, steps=5, measured=25,
+            warm_up=25, memory_aim=1.0,
         ),
         "frob-sam": row("frob-sam", forwards=3, backwards=3),
     }  # fmt: skip

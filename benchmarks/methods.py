@@ -87,9 +87,9 @@ def time_rows(
     """Readings of all rows, each on a network of its own."""
     steps = {name: (row.build(make()), row.steps) for name, row in rows.items()}
     beside = plain(make())
-    for step, count in [*steps.values(), (beside, 1)]:
-        for _ in range(max(2, count)):
-            step()
+    for name, row in rows.items():
+        for _ in range(row.warm_up):
+            steps[name][0]()
     return flanked(steps, beside, rounds, seed)
 
 
@@ -99,14 +99,15 @@ def peak_bytes(row: Row, make: Make) -> Results:
     with LiveBytes() as meter:
         batch = make()
         step = row.build(batch)
-        for number in range(row.warm_up + max(2, row.measured)):
-            if number >= row.warm_up:
+        for number in range(row.warm_up + row.measured):
+            if number == row.warm_up:
                 meter.reset()
+            meter.peak, meter.where = meter.now, None  # each step has its own
             step()
             for p in batch.params:
                 p.grad = None
-            if number >= row.warm_up:
-                peaks.append((meter.peak - batch.fixed(), meter.where))
+            peaks.append((meter.peak - batch.fixed(), meter.where))
+    peaks = peaks[row.warm_up :]
     most, where = max(peaks, key=lambda peak: peak[0])
     return {"bytes": most, "median": statistics.median(p for p, _ in peaks), "where": where}
 
@@ -135,8 +136,7 @@ def against_plain(peak: Results, base: Results, copy: int) -> Results:
 
 def judged(row: Row, result: Results) -> Results:
     """The aims that the row has, each beside what was measured."""
-    values = {"time": result["ratio"], "peak": result["peak"]["ratio"]}
-    values["MLP"] = result["MLP"]["ratio"]
+    values = {"time": result["ratio"]} | {what: result[what]["ratio"] for what in ("peak", "MLP")}
     aims = {"time": row.aim, "peak": row.memory_aim, "MLP": row.memory_aim}
     return {
         what: {"aim": aim, "measured": values[what], "met": values[what] <= aim}
@@ -210,6 +210,8 @@ def _aims(row: Results) -> str:
         verdict = "met" if aim["met"] else f"NOT MET: {aim['measured']:.3g}"
         if what == "time" and not aim["met"] and row["predicted"] > aim["aim"]:
             verdict += f", and {row['predicted']:.2f} by its passes alone"
+        if what != "time" and not aim["met"]:
+            verdict += f", in the median step {row[what]['median_ratio']:.3g}"
         said.append(f"{name}<= {aim['aim']:.2f} {verdict}")
     return "; ".join(said)
 

@@ -285,6 +285,20 @@ def test_slsam_leaves_inactive_tensors_and_their_state_alone() -> None:
     assert abs(sum(activity) / 60 / 4 - 0.5) < 0.1
 
 
+def test_slsam_has_a_copy_of_what_moves_alone() -> None:
+    """Or little more: not of everything that ever moved, which in the end would be all of w."""
+    model = network(6, norm=False)
+    opt = SLSAM(model.parameters(), SGD, s=0.5, rho=RHO, lr=0.01)
+    sizes = set()
+    for i in range(30):
+        opt.step(closure_for(opt, model, *data(i)))
+        moved = sum(p.numel() for p in model.parameters() if p.grad is not None)
+        held = opt._engine.displacement.elements
+        assert moved <= held <= 2 * moved
+        sizes.add(held)
+    assert len(sizes) > 3
+
+
 @given(
     old=st.lists(st.floats(1e-8, 1.0), min_size=1, max_size=8),
     ratios=st.lists(st.floats(0.0, 1e5), min_size=8, max_size=8),

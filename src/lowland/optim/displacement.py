@@ -119,10 +119,12 @@ class Displacement:
         same = len(params) == len(store.params) and all(map(operator.is_, params, store.params))
         if fits and same:
             return store.buffers
-        if not fits or not all(id(p) in store.places for p in params):
-            # not what moved before as well: where few tensors are drawn, all would pile up
+        known = fits and all(id(p) in store.places for p in params)
+        # where other tensors move in every step, the copies of all that ever did would pile up
+        if not known or 2 * sum(p.numel() for p in params) < self.elements:
             if not self.displaced:  # what was there before goes first
-                self._store, self._saved = _Store([]), []
+                self._store = store = _Store([])
+                self._saved = []
             self._store = store = _Store(list(dict.fromkeys(params)))
         return [store.buffers[store.places[id(p)]] for p in params]
 

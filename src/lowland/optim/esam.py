@@ -88,8 +88,10 @@ class ESAM(SharpnessAware):
         **options: everything that `SharpnessAware` takes, and the base optimizer's arguments.
 
     Call as ``opt.step(loss_fn=per_example_loss, batch=...)``. Cost: 1 + γ passes and a forward; one
-    copy of the parameters. On small networks the selection costs more than it saves. Confidence:
-    high, the authors' code agrees.
+    copy of the parameters. With a forward a third of a plain step, β = 0.6 and γ = 0.5 make 1.83
+    plain steps, 1.70 with `freeze`: the 1.4 of the paper's abstract is out of reach by these
+    passes. On small networks the selection costs more than it saves.
+    Confidence: high, the authors' code agrees.
 
     Raises:
         InputError: the loss function returns a mean, or β or γ is outside (0, 1].

@@ -62,9 +62,10 @@ class GradientNorm(SharpnessAware):
         squared: λ·‖∇L‖² instead.
         **options: everything that `SharpnessAware` takes, and the base optimizer's arguments.
 
-    Call as ``opt.step(loss_fn=..., batch=...)``. Cost: a backward through the backward, about 2 to
-    3 passes, and the memory of both graphs. Needs operations that can be differentiated twice;
-    fused attention kernels cannot. Under DDP every device regularises by its own gradient's norm.
+    Call as ``opt.step(loss_fn=..., batch=...)``. Cost: a backward through the backward, about 3
+    passes (more with BatchNorm, whose second derivative torch takes in elementwise operations), and
+    the memory of both graphs. Needs operations that can be differentiated twice; fused attention
+    kernels cannot. Under DDP every device regularises by its own gradient's norm.
     Confidence: high, the authors' code agrees.
     """
 
