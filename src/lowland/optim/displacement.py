@@ -52,9 +52,14 @@ class Displacement:
 
     The buffers of one type and device are slices of one flat tensor, which serves as work space
     for the norm before w is copied there.
+
+    Args:
+        lean: other tensors move in every step, so there are buffers for those of one step: all that
+            ever moved would in the end be everything.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, lean: bool = False) -> None:
+        self.lean = lean
         self.displaced = False
         self._store = _Store([])
         self._moved: list[Tensor] = []
@@ -120,17 +125,18 @@ class Displacement:
         if fits and same:
             return store.buffers
         known = fits and all(id(p) in store.places for p in params)
-        # where other tensors move in every step, the copies of all that ever did would pile up
-        if not known or 2 * sum(p.numel() for p in params) < self.elements:
-            if not self.displaced:  # what was there before goes first
+        few = self.lean and 2 * sum(p.numel() for p in params) < self.elements
+        if few or not known:
+            before = store.params if fits and not self.lean else []
+            if not self.displaced:  # what was there goes first
                 self._store = store = _Store([])
                 self._saved = []
-            self._store = store = _Store(list(dict.fromkeys(params)))
+            self._store = store = _Store(list(dict.fromkeys([*before, *params])))
         return [store.buffers[store.places[id(p)]] for p in params]
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles start with no buffers of their own."""
-        return Displacement().__dict__
+        return Displacement(self.lean).__dict__
 
 
 def _add(weights: list[Tensor], directions: list[Tensor], scale: Any, narrow: bool) -> None:

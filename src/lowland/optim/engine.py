@@ -83,7 +83,8 @@ class Engine:
     def __post_init__(self) -> None:
         self.devices = Devices(self.model, self.perturbation.across, self.split_over)
         self.loss_scale = LossScale()
-        self.displacement, self.origin = Displacement(), Displacement()
+        lean = getattr(self.plan, "draws_tensors", False)
+        self.displacement, self.origin = Displacement(lean), Displacement()
         self.random = GlobalRandomState()
         self.foreign = ForeignGradients()
         self.last: StepRecord | None = None

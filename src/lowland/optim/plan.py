@@ -194,6 +194,8 @@ class Plan(Protocol):
         slots: stages what a step leaves in the state, in any values: places for distributed
             checkpoints. May be left out where the default program shows it.
         keeps_gradient: whether the gradient at w is needed after the second pass.
+        draws_tensors: whether other tensors move in every step, so that no copy of those that
+            moved before is kept. May be left out: False.
         defaults: names of its hyperparameters, which live in the parameter groups.
         per_group: those of them in which groups may differ. May be left out: none.
         asks: what a caller who makes the passes himself is told, where it splits. May be left out.

@@ -32,6 +32,7 @@ class SampledTensors:
     keeps_gradient: ClassVar[bool] = False
     splits: ClassVar[bool] = False
     needs_closure: ClassVar[bool] = True
+    draws_tensors: ClassVar[bool] = True
     defaults: ClassVar[tuple[str, ...]] = ("s", "alpha")
 
     def perturbs(self, count: int, hyper: dict[str, Any]) -> bool:
