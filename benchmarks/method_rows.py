@@ -24,7 +24,7 @@ SAM_LIKE = 2.03
 """The aim for every method of two whole forwards and backwards."""
 
 CIFAR = 50_000
-"""Training examples, of which SAF records the logits."""
+"""Training examples: SAF records their logits, Bayesian SAM's posterior has a width by them."""
 
 CYCLE: dict[str, int] = {"steps": 5, "measured": 5, "warm_up": 5}
 """LookSAM's, with k = 5."""
@@ -100,7 +100,7 @@ def lowland_step(
     if METHODS[name].kind == "base optimizer":
         opt = create(name, batch.model, lr=SGD["lr"], **options)
     else:
-        opt = create(name, batch.model, torch.optim.SGD, **SGD, **options)
+        opt = create(name, batch.model, torch.optim.SGD, **{**SGD, **options})
     if not (opt.needs_batch or by_batch):
         return lambda: opt.step(_closure(batch, opt))
     loss_fn = batch.losses_and_logits if name in ("saf", "mesa") else batch.losses
@@ -158,12 +158,15 @@ def method_rows() -> dict[str, Row]:
             "sl-sam", lambda b: {"s": 0.2, "rho": 0.01}, backwards=1.2, steps=5, measured=25,
             warm_up=25, memory_aim=1.0,
         ),
+        # the base that makes it the method: the mean m is its momentum
+        "bayesian-sam": row("bayesian-sam", lambda b: {"examples": CIFAR, "momentum": 0.0}),
         "frob-sam": row("frob-sam", forwards=3, backwards=3),
     }  # fmt: skip
 
 
 WITHOUT = dict.fromkeys(
-    ("fedsam", "fedasam", "mofedsam"), "a simulation of clients, whose steps are those of sam"
+    ("fedsam", "fedasam", "mofedsam"),
+    "a step is a round over clients, of as many steps of sam as the caller says",
 )
 """Methods that have no row, and why."""
 
@@ -216,10 +219,7 @@ PEER = "pytorch-optimizer "
 
 
 def peer_rows() -> dict[str, Row]:
-    """The methods that pytorch-optimizer has too, called as its documentation says.
-
-    Its BSAM is Bayesian SAM, which is another method than Balanced SAM.
-    """
+    """The methods that pytorch-optimizer has too, called as its documentation says."""
     if not importlib.util.find_spec("pytorch_optimizer"):
         return {}
     rows = {
@@ -229,6 +229,7 @@ def peer_rows() -> dict[str, Row]:
         "f-sam": Row(lambda b: _peer_first(b, "FriendlySAM")),
         "gsam": Row(_peer_gsam),
         "wsam": Row(_peer_wsam),
+        "bayesian-sam": Row(_peer_bsam),
         # runs the closure in every step, those that reuse included
         "looksam": Row(lambda b: _peer_first(b, "LookSAM", k=5), **CYCLE),
     }
@@ -269,6 +270,18 @@ def _peer_wsam(batch: Batch) -> Step:
     opt = _peer("WSAM")(batch.model, batch.params, torch.optim.SGD, **SGD)
     closure = _closure(batch, opt)
     return lambda: opt.step(closure)
+
+
+def _peer_bsam(batch: Batch) -> Step:
+    opt = _peer("BSAM")(batch.params, num_data=CIFAR, lr=SGD["lr"])
+    closure = _closure(batch, opt)
+
+    def step() -> None:
+        for p in batch.params:  # it fails on parameters that have no gradient from before
+            p.grad = torch.zeros_like(p) if p.grad is None else p.grad
+        opt.step(closure)
+
+    return step
 
 
 def _peer_gsam(batch: Batch) -> Step:
