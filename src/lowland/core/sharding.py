@@ -11,7 +11,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+ORDINARY = frozenset({Tensor, nn.Parameter})
+"""What nearly all tensors are: they need not be asked, which would cost as much as their share of
+a small optimizer step."""
 
 
 def is_sharded(tensor: Tensor) -> bool:
@@ -19,6 +23,8 @@ def is_sharded(tensor: Tensor) -> bool:
 
     Nobody can hold one unless its module has been imported, so nothing is imported here.
     """
+    if type(tensor) in ORDINARY:
+        return False
     module = sys.modules.get("torch.distributed.tensor")
     return module is not None and isinstance(tensor, module.DTensor)
 

@@ -78,7 +78,8 @@ class Gradient:
 
 def remembered(state: dict[Tensor, dict[str, Any]], param: Tensor, key: str) -> Tensor | None:
     """``state[param][key]``, of a sharded tensor the share that is here; None if there is none."""
-    held: Tensor | None = local(state[param].get(key)) if param in state else None
+    slot = state.get(param)  # hashing a parameter is a call into Python: once
+    held: Tensor | None = None if slot is None else local(slot.get(key))
     return held
 
 
