@@ -55,8 +55,7 @@ class Posterior:
     def __call__(self, step: Step) -> Program:
         first = yield Evaluate(at=step.displace(self.noise(step, 0), 1.0), for_w=True)
         g = first.gradient
-        s = [self._scale(step, p, t) for p, t in zip(g.params, g.tensors, strict=True)]
-        epsilon, new = self._ascend(step, g, s)
+        epsilon, new = self._ascend(step, g, self._scales(step, g))
         norm = step.norm(epsilon)
         step.look(norm)
         del first, g
@@ -66,31 +65,42 @@ class Posterior:
     def noise(self, step: Step, number: int) -> Gradient:
         """θ − w, drawn as a function of the seed, the step and `number`."""
         z = step.draw("normal", self.seed, number)
-        pairs = zip(z.params, z.tensors, strict=True)
-        return z.like([t * (self.examples * self._scale(step, p, t)).rsqrt() for p, t in pairs])
+        widths = torch._foreach_mul(self._scales(step, z), self.examples)
+        torch._foreach_sqrt_(widths)
+        return z.like(torch._foreach_div(z.tensors, widths))
 
-    def _scale(self, step: Step, p: Tensor, like: Tensor) -> Tensor:
-        start = torch.full_like(like, self.initial, dtype=wide_dtype(like.dtype))
-        held = remembered(step.state, p, SCALE)
-        # 0 stands where a first step was skipped on the device
-        return start if held is None else torch.where(held > 0, held, start)
+    def _scales(self, step: Step, like: Gradient) -> list[Tensor]:
+        def scale(p: Tensor, t: Tensor) -> Tensor:
+            held = remembered(step.state, p, SCALE)
+            if held is None:
+                return torch.full_like(t, self.initial, dtype=wide_dtype(t.dtype))
+            # 0 stands where a first step was skipped on the device
+            return torch.where(held > 0, held, self.initial)
+
+        return [scale(p, t) for p, t in zip(like.params, like.tensors, strict=True)]
 
     def _ascend(
         self, step: Step, g: Gradient, scales: list[Tensor]
     ) -> tuple[Gradient, dict[Tensor, Tensor]]:
         """ε, and s with g taken in: β₂·s + (1−β₂)·(√s·|g| + δ + γ)."""
-        hyper, moves, new = step.hyper, [], {}
+        hyper, moves = step.hyper, []
+        new: dict[Tensor, Tensor] = {}
         held = dict(zip(g.params, scales, strict=True))
         for part in g:
             rho = part.group["rho"] * step.factor
             rho = -rho if part.group.get("maximize") else rho
             wide = [t.to(wide_dtype(t.dtype)) for t in part.tensors]
             s = [held[p] for p in part.params]
-            steep = [rho * t / r for t, r in zip(wide, s, strict=True)]
-            moves.append(Part(part.group, part.params, steep))
+            steep = torch._foreach_mul(wide, rho)
+            torch._foreach_div_(steep, s)
+            moves.append(Part(part.group, part.params, list(steep)))
             floor, keep = hyper["prior"] + hyper["damping"], hyper["beta2"]
-            for p, t, r in zip(part.params, wide, s, strict=True):
-                new[p] = keep * r + (1 - keep) * (r.sqrt() * t.abs() + floor)
+            taken_in = torch._foreach_sqrt(s)
+            torch._foreach_mul_(taken_in, torch._foreach_abs(wide))
+            torch._foreach_add_(taken_in, floor)
+            torch._foreach_mul_(taken_in, 1 - keep)
+            torch._foreach_add_(taken_in, s, alpha=keep)
+            new.update(zip(part.params, taken_in, strict=True))
         step.stage(SCALE, g.like([new[p] for p in g.params]))
         return Gradient(moves), new
 
@@ -98,17 +108,20 @@ class Posterior:
         """m/s, with m ← β₁·m + (1−β₁)·(g̃ + δ·w)."""
         keep, prior = step.hyper["beta1"], step.hyper["prior"]
         u = u.where(lambda p: p in scales)
-        means = []
+        means: list[Tensor] = []
         for part in u:
             sign = -1.0 if part.group.get("maximize") else 1.0
-            for p, t, w in zip(part.params, part.tensors, part.weights, strict=True):
-                wide = t.to(wide_dtype(t.dtype)) + sign * prior * w.detach()
-                old = remembered(step.state, p, MEAN)
-                old = torch.zeros_like(wide) if old is None else old
-                means.append(keep * old + (1 - keep) * wide)
+            wide = [t.to(wide_dtype(t.dtype)) for t in part.tensors]
+            weights = [w.detach() for w in part.weights]
+            taken_in = torch._foreach_add(wide, weights, alpha=sign * prior)
+            torch._foreach_mul_(taken_in, 1 - keep)
+            held = [remembered(step.state, p, MEAN) for p in part.params]
+            old = [torch.zeros_like(t) if m is None else m for m, t in zip(held, wide, strict=True)]
+            torch._foreach_add_(taken_in, old, alpha=keep)
+            means += taken_in
         step.stage(MEAN, u.like(means))
-        pairs = zip(means, u.params, strict=True)
-        return u.like([(m / scales[p]).to(p.dtype) for m, p in pairs])
+        out = torch._foreach_div(means, [scales[p] for p in u.params])
+        return u.like([t.to(p.dtype) for t, p in zip(out, u.params, strict=True)])
 
 
 class BayesianSAM(SharpnessAware):
