@@ -188,7 +188,7 @@ def table(result: Results) -> str:
     lines = [
         *_head(result["work"], result["rows"]),
         "",
-        f"{'':26s} {'passes':>9s} {'predicted':>9s} {'measured':>8s}  {'quartiles':12s} "
+        f"{'':31s} {'passes':>9s} {'predicted':>9s} {'measured':>8s}  {'quartiles':12s} "
         f"{'own':>6s} {'peak':>5s} {'copies':>6s} {'MLP':>5s}  aim",
     ]
     for name, row in result["rows"].items():
@@ -197,7 +197,7 @@ def table(result: Results) -> str:
             f"{row['predicted']:9.2f} {row['ratio']:8.2f}  {row['low']:.2f} to {row['high']:.2f}"
         )
         memory = f"{row['peak']['ratio']:5.2f} {row['peak']['copies']:+6.2f}"
-        line = f"{name:26s} {passes:>9s} {times} {100 * row['own']:5.1f}% {memory} "
+        line = f"{name:31s} {passes:>9s} {times} {100 * row['own']:5.1f}% {memory} "
         lines.append(f"{line}{row['MLP']['copies']:+5.2f}  {_aims(row)}".rstrip())
     lines += [f"{name}: no row, {why}" for name, why in result["without"].items()]
     return "\n".join(lines)
@@ -207,11 +207,15 @@ def _aims(row: Results) -> str:
     said = []
     for what, aim in row["aims"].items():
         name = "" if what == "time" else f"{what} "
-        verdict = "met" if aim["met"] else f"NOT MET: {aim['measured']:.3g}"
-        if what == "time" and not aim["met"] and row["predicted"] > aim["aim"]:
-            verdict += f", and {row['predicted']:.2f} by its passes alone"
-        if what != "time" and not aim["met"]:
-            verdict += f", in the median step {row[what]['median_ratio']:.3g}"
+        if aim["met"]:
+            verdict = "met"
+        elif what != "time":
+            median = row[what]["median_ratio"]
+            verdict = f"NOT MET: {aim['measured']:.3f}, in the median step {median:.3f}"
+        else:
+            verdict = f"NOT MET: {aim['measured']:.2f}"
+            if row["predicted"] > aim["aim"]:
+                verdict += f", and {row['predicted']:.2f} by its passes alone"
         said.append(f"{name}<= {aim['aim']:.2f} {verdict}")
     return "; ".join(said)
 

@@ -247,7 +247,7 @@ def test_aims_are_judged_by_what_was_measured(ratio: float, peak: float) -> None
     work |= {"copy_seconds": 1.0, "sam_seconds": 1.0}
     text = table({"work": work, "rows": {**rows, "other": result}, "without": {}})
     (line,) = (line for line in text.splitlines() if line.startswith("other"))
-    said = [f"<= 1.25 NOT MET: {ratio:.3g}", f"peak <= 1.00 NOT MET: {peak:.3g}"]
+    said = [f"<= 1.25 NOT MET: {ratio:.2f}", f"peak <= 1.00 NOT MET: {peak:.3f}"]
     assert [text in line for text in said] == [ratio > 1.25, peak > 1.0]
     assert line.count("met") == 3 * (ratio <= 1.25)
 
