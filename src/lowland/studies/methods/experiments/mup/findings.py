@@ -117,8 +117,8 @@ def lowest(x: Sequence[float], y: Sequence[float]) -> float:
 
     At an end of the grid it is that end.
 
-    >>> lowest([0.0, 1.0, 2.0], [0.25, 0.25, 2.25])
-    0.5
+    >>> lowest([0.0, 1.0, 2.0, 3.0], [2.25, 0.25, 0.25, 2.25])
+    1.5
     """
     i = min(range(len(y)), key=lambda k: y[k])
     if i in (0, len(y) - 1):
