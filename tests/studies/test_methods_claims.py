@@ -75,6 +75,18 @@ def test_rho_is_chosen_on_validation_never_on_test() -> None:
     assert finding.beside["at ρ = 0.2"] == pytest.approx({0: 0.04, 1: 0.039, 2: 0.038})
 
 
+def test_plain_training_is_none_of_the_radii_to_choose_from() -> None:
+    """It stands in SAM's group too, as its ρ = 0."""
+
+    def values(arm: Arm, protocol: str, rho: float, seed: int) -> dict[str, float]:
+        if arm.name == PLAIN:
+            return {VALIDATION_ERROR: 0.0, TEST_ERROR: 0.03}
+        return tuned(arm, protocol, rho, seed)
+
+    finding, _ = measured("sam-equal-epochs", make_arms(values))
+    assert finding.effects == pytest.approx({0: 0.0, 1: -0.001, 2: -0.002})
+
+
 def test_equal_compute_takes_the_longer_runs_of_plain_training() -> None:
     def values(arm: Arm, protocol: str, rho: float, seed: int) -> dict[str, float]:
         longer = arm.name == PLAIN and protocol == EQUAL_COMPUTE
@@ -234,6 +246,8 @@ def test_the_comparison_has_every_arm_with_intervals() -> None:
     sam = arms[SAM]
     assert sam["equal epochs"]["error"]["estimate"] == pytest.approx(0.031)
     assert sam["equal epochs"]["error"]["low"] < 0.031 < sam["equal epochs"]["error"]["high"]
+    agreeing = arms["gcsam"]["equal epochs"]["error"]  # all seeds at 5%: no point for that
+    assert agreeing["low"] < 0.05 < agreeing["high"]
     assert sam["equal epochs"]["chosen"] == {"0.1": 3}
     assert sam["equal compute"] == sam["equal epochs"]
     assert sam["equal epochs"]["rank"]["estimate"] == 80.0

@@ -147,6 +147,22 @@ def test_ascent_data_follow_seed_and_step_alone(tiny: Make) -> None:
     assert torch.equal(images, data.normalise(data.train.images[rows]))
 
 
+def test_updates_tell_their_number(tiny: Make) -> None:
+    """What n-SAM looks at is drawn anew in every update, also after a resumption."""
+    trainer = Trainer(make_plan(recipe_of(tiny, "n-sam")))
+    draw = trainer.optimizer._engine.plan.data
+    seen = []
+    batch = next(numbered_batches(load("digits", limit=60).train, batch_size=20))
+    for step in (0, 5):
+        trainer.update(step, *batch)
+        seen.append(draw()[0][2].tolist())
+    assert seen[0] != seen[1]
+    clock = Clock()
+    clock.step = 5
+    again = optimizer_of(recipe_of(tiny, "n-sam"), clock)._engine.plan.data
+    assert again()[0][2].tolist() == seen[1]
+
+
 def test_draws_of_a_method_differ_between_seeds_of_the_run(tiny: Make) -> None:
     seeds = [optimizer_of(tiny(method="esam", seed=seed))._engine.plan.seed for seed in (0, 1)]
     assert seeds == [derived_seed(0, "method"), derived_seed(1, "method")]
