@@ -93,7 +93,7 @@ def _experiments() -> Sequence[Any]:
     package = f"{__package__}.experiments"
     if importlib.util.find_spec(package) is None:
         return ()
-    found: Sequence[Any] = importlib.import_module(package).EXPERIMENTS
+    found: Sequence[Any] = getattr(importlib.import_module(package), "EXPERIMENTS", ())
     return found
 
 
