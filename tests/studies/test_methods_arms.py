@@ -15,7 +15,7 @@ from lowland.train.plan import make_plan
 from lowland.train.trainer import Trainer
 
 APART = {
-    "gradient-norm": "its backward goes through a backward",
+    "gradient-norm": "its backward goes through a backward: three passes by products",
     "sl-sam": "its backwards stop below the lowest active tensor",
 }
 """Arms whose passes are not whole forwards and backwards, which this count knows alone."""

@@ -117,7 +117,7 @@ _ALL = (
     _arm("gsam"),
     _arm("wsam"),
     _arm("looksam", 1.0, "SAM's", 1.2, k=5),
-    _arm("gradient-norm", 1.0, "λ = SAM's ρ: equal to first order", 2 + _THIRD),
+    _arm("gradient-norm", 1.0, "λ = SAM's ρ: equal to first order", 3.0),
     _arm("amp"),
     _arm("awp", 0.1, "authors': 0.005"),
     _arm("esam", 1.0, "SAM's", 1.5 + _THIRD, beta=0.6, gamma=0.5),
