@@ -128,6 +128,7 @@ def test_experiments_join_with_their_runs_and_claims(monkeypatch: pytest.MonkeyP
     assert seen == [("smoke", [0, 1, 2])]
     assert plan.runs[-1].group == "other"
     assert plan.claims[-1] is claim
+    assert plan.notes[-1].startswith("Claims on widths")
     assert "other" not in {run.group for run in planned(size="smoke", method="sam").runs}
 
 

@@ -44,6 +44,12 @@ _SIZES: Mapping[str, Mapping[str, Any]] = {
 _SEEDS = {"smoke": 2, "default": 6, "paper": 5}
 _RHOS = {"smoke": (0.1,), "default": (0.05, 0.1, 0.2), "paper": (0.05, 0.1, 0.2)}
 
+EXPERIMENTS_APART = (
+    "Claims on widths, functionals of sharpness, imbalanced regression and clients have runs of "
+    "their own, on data and networks of their own: --data and --set do not change them, and the "
+    "table of arms does not have them."
+)
+
 _OWN_OPTIONS = {"data": "--data", "method": "--method", "rho": "--rho", "seed": "--seeds"}
 _FIXED = ("method_options", "transfer_labels", "rank_examples", "rank_blocks", "centers")
 
@@ -73,17 +79,19 @@ def plan(choice: Choice) -> Plan:
     rhos = choice.rhos or _RHOS[choice.size]
     seeds = range(choice.seeds or _SEEDS[choice.size])
     runs = list(_runs(setup, recipe, rhos, seeds, smoke=choice.size == "smoke"))
-    own = claims(setup)
-    if choice.method == ALL:
-        for experiment in _experiments():
-            runs += experiment.planned(choice.size, list(seeds))
-            own += tuple(experiment.claims())
+    own, said = claims(setup), notes(setup, data, recipe)
+    experiments = _experiments() if choice.method == ALL else ()
+    for experiment in experiments:
+        runs += experiment.planned(choice.size, list(seeds))
+        own += tuple(experiment.claims())
+    if experiments:
+        said += (EXPERIMENTS_APART,)
     return Plan(
         runs=tuple(runs),
         claims=own,
         panels=panels(setup),
         fingerprint=data.fingerprint,
-        notes=notes(setup, data, recipe),
+        notes=said,
         compare=lambda runs: comparison(runs, setup),
     )
 
