@@ -34,7 +34,7 @@ def recipes(plan: Plan, group: str | None = None) -> list[Recipe]:
 def without_experiments() -> Iterator[None]:
     """They have tests of their own."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(MODULE, "_experiments", lambda: ())
+        patch.setattr(MODULE, "EXPERIMENTS", ())
         yield
 
 
@@ -123,7 +123,7 @@ def test_experiments_join_with_their_runs_and_claims(monkeypatch: pytest.MonkeyP
 
     claim = planned(size="smoke").claims[0]
     made = SimpleNamespace(planned=runs, claims=lambda: (claim,))
-    monkeypatch.setattr(MODULE, "_experiments", lambda: (made,))
+    monkeypatch.setattr(MODULE, "EXPERIMENTS", (made,))
     plan = planned(size="smoke", seeds=3)
     assert seen == [("smoke", [0, 1, 2])]
     assert plan.runs[-1].group == "other"

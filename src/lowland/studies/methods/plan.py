@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +13,7 @@ from lowland.studies.methods.arms import ALL, PLAIN, SAM, Arm, chosen_arms
 from lowland.studies.methods.claims import claims
 from lowland.studies.methods.columns import EQUAL_COMPUTE, EQUAL_EPOCHS, Setup
 from lowland.studies.methods.comparison import comparison
+from lowland.studies.methods.experiments import EXPERIMENTS
 from lowland.studies.methods.notes import notes
 from lowland.studies.methods.panels import panels
 from lowland.studies.study import Choice, Plan, Planned
@@ -80,7 +80,7 @@ def plan(choice: Choice) -> Plan:
     seeds = range(choice.seeds or _SEEDS[choice.size])
     runs = list(_runs(setup, recipe, rhos, seeds, smoke=choice.size == "smoke"))
     own, said = claims(setup), notes(setup, data, recipe)
-    experiments = _experiments() if choice.method == ALL else ()
+    experiments = EXPERIMENTS if choice.method == ALL else ()
     for experiment in experiments:
         runs += experiment.planned(choice.size, list(seeds))
         own += tuple(experiment.claims())
@@ -94,15 +94,6 @@ def plan(choice: Choice) -> Plan:
         notes=said,
         compare=lambda runs: comparison(runs, setup),
     )
-
-
-def _experiments() -> Sequence[Any]:
-    """Claims that a grid of trainings does not answer, each with runs of its own."""
-    package = f"{__package__}.experiments"
-    if importlib.util.find_spec(package) is None:
-        return ()
-    found: Sequence[Any] = getattr(importlib.import_module(package), "EXPERIMENTS", ())
-    return found
 
 
 def _base_recipe(choice: Choice) -> Recipe:
