@@ -159,13 +159,21 @@ def test_transfer_is_the_larger_movement_in_steps_of_the_grid() -> None:
 
 
 def test_no_transfer_counts_a_fall_of_the_learning_rate_or_a_rise_of_rho() -> None:
-    for moved in ((0.25, 1.0), (1.0, 4.0), (0.25, 0.25)):
+    for moved, steps in (((0.25, 1.0), 2.0), ((1.0, 2**1.25), 1.25), ((0.25, 0.5), 2.0)):
         finding, verdict = measured("sam-does-not-transfer", widths("sam", moved, constant))
-        assert finding.effects == pytest.approx(each(2.0))
+        assert finding.effects == pytest.approx(each(steps))
         assert verdict.word == "holds"
     finding, verdict = measured("sam-does-not-transfer", widths("sam", (2.0, 0.5), constant))
     assert finding.effects == pytest.approx(each(-1.0))
     assert verdict.word == "does not hold"
+
+
+def test_optima_at_an_end_of_the_grid_move_in_whole_steps() -> None:
+    inside, _ = measured("mup2-transfers", widths("mup2", (0.5, 2.0), constant))
+    at_end, verdict = measured("mup2-transfers", widths("mup2", (1.0, 4.0), constant))
+    assert (inside.resolution, at_end.resolution) == (0.0, 1.0)
+    assert verdict.interval is not None
+    assert verdict.interval.high - verdict.interval.low > 1
 
 
 def test_the_hidden_layers_are_judged_beside_the_last_one() -> None:

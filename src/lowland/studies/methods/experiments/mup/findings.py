@@ -24,7 +24,10 @@ def transfer(runs: Runs) -> Finding:
     """The larger movement of the two optima under muP²."""
     moved = _movements(runs, MUP2)
     return Finding(
-        effects=told_by_others(moved, size=abs), detail=_optima(runs, MUP2), beside=moved
+        effects=told_by_others(moved, size=abs),
+        detail=_optima(runs, MUP2),
+        resolution=_resolution(runs, MUP2),
+        beside=moved,
     )
 
 
@@ -36,7 +39,10 @@ def no_transfer(runs: Runs) -> Finding:
         "ρ": moved["ρ"],
     }
     return Finding(
-        effects=told_by_others(directed), detail=_optima(runs, STANDARD), beside=directed
+        effects=told_by_others(directed),
+        detail=_optima(runs, STANDARD),
+        resolution=_resolution(runs, STANDARD),
+        beside=directed,
     )
 
 
@@ -101,15 +107,29 @@ def _movements(runs: Runs, kind: str) -> dict[str, Effects]:
     }
 
 
+def _resolution(runs: Runs, kind: str) -> float:
+    """One step where an optimum lies at an end of its grid, in between they are continuous."""
+    groups, seeds = _groups(runs, kind)
+    arms = [_arm(runs, g, s, axis)[0] for g in groups for s in seeds for axis in ("lr", "rho")]
+    optima = [_best(runs, g, s, axis) for g in groups for s in seeds for axis in ("lr", "rho")]
+    ends = (best in (x[0], x[-1]) for x, best in zip(arms, optima, strict=True))
+    return 1.0 if any(ends) else 0.0
+
+
 def _best(runs: Runs, name: str, seed: int, axis: str) -> float:
     """Where the validation loss is lowest along one arm of the cross, in steps of the grid."""
+    return lowest(*_arm(runs, name, seed, axis))
+
+
+def _arm(runs: Runs, name: str, seed: int, axis: str) -> tuple[list[float], list[float]]:
+    """The places along one arm of the cross, in steps of the grid, and the losses there."""
     columns = [runs.curve(name, RHO, seed, column) for column in ("lr", "rho", "validation/loss")]
     places = list(zip(*columns, strict=True))
     middle = places[-1]
     other = 1 if axis == "lr" else 0
     arm = sorted(place for place in places if place[other] == middle[other])
     x = [math.log(place[1 - other], FACTOR) for place in arm]
-    return lowest(x, [place[2] for place in arm])
+    return x, [place[2] for place in arm]
 
 
 def lowest(x: Sequence[float], y: Sequence[float]) -> float:
