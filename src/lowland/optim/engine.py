@@ -159,12 +159,13 @@ class Engine:
         selection = self.perturbation.selection
         if isinstance(selection, Everything):
             return gradient
-        chosen = self._selected()
+        chosen = self.selected()
         if found is not None:
             mark_non_finite(gradient.where(lambda p: p not in chosen).tensors, found)
         return gradient.where(lambda p: p in chosen)
 
-    def _selected(self) -> set[Tensor]:
+    def selected(self) -> set[Tensor]:
+        """The parameters that may move."""
         params = [p for group in self.groups for p in group["params"]]
         known = [] if self._chosen is None else self._chosen[0]
         if len(known) != len(params) or not all(map(operator.is_, known, params)):
@@ -187,7 +188,7 @@ class Engine:
         if self.devices.replicas.local and self.keeps_gradient:
             raise InputError(LOCAL_GRADIENT)
         if not isinstance(self.perturbation.selection, Everything):
-            self._selected()
+            self.selected()
 
     # The step
 

@@ -165,13 +165,14 @@ class BatchEvaluator:
         n = _examples(batch)
         kept: list[Any] = []
 
-        def forward() -> Tensor:
+        def forward(away: bool) -> Tensor:
+            self.away = away
             losses, kept[:] = self._losses(batch, request)
             return losses
 
         with torch.set_grad_enabled(request.gradient):
             if request.around is None:
-                losses = at_w = forward()
+                losses = at_w = forward(self.away)
             else:
                 at_w, losses = request.around(forward, lambda: self._share(exchange, splits=False))
             loss = at_w.mean()

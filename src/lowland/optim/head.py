@@ -7,21 +7,20 @@ place of the network, the layer at W+ε on the same h. One backward goes through
 
 from __future__ import annotations
 
-import contextlib
-import copy
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear
 
 from lowland.core.errors import InputError
 from lowland.core.selection import output_layer
+from lowland.optim.calls import Call, answering, behind, listening, tensors
 from lowland.optim.displacement import destination
 from lowland.optim.gradient import Gradient, Part
-from lowland.optim.plan import Evaluate, Evaluation, Program, Update
+from lowland.optim.plan import Evaluate, Evaluation, Forward, Program, Update
+from lowland.optim.rng import RandomState
 from lowland.optim.statistics import is_compiled
 from lowland.optim.step import Step
 
@@ -29,6 +28,27 @@ REFUSED = "one forward is not possible here: {}"
 COMPILED = "the network is compiled; pass the network as it was before, or one_forward=False"
 SHARDED = "parameters are sharded, so the layer cannot be run by itself; use one_forward=False"
 MICRO = "batches= has one ε for all micro-batches, which needs two forwards; use batch="
+LOCAL = "perturbation='local' takes two passes unless one_forward=True says otherwise"
+LAYER = (
+    "the output layer {} is a {} that does not compute h·Wᵀ + b as nn.Linear does; use "
+    "one_forward=False"
+)
+HOOKED = (
+    "a parameter of the output layer {} has hooks on its gradient, which one forward does not "
+    "call; use one_forward=False"
+)
+POLICY = (
+    "bn_second={!r} makes the pass at w+ε another one than that at w; use 'frozen', or "
+    "one_forward=False"
+)
+TIED = (
+    "the weight of the output layer {} is used elsewhere in the network too (tied embeddings), "
+    "where it would not move; use LogitsSAM, which means it so, or one_forward=False"
+)
+ELSEWHERE = (
+    "the weight of the output layer is used elsewhere in the network too (tied embeddings), and "
+    "two passes would move it there; one forward would not, but: {}"
+)
 UNSEEN = (
     "the network of model= did not run as it is: pass the one that loss_fn runs, not compiled, or "
     "one_forward=False"
@@ -45,24 +65,22 @@ DEPENDS = (
     "the network returns more that depends on the logits (a loss, say); compute that in loss_fn, "
     "or use one_forward=False"
 )
-AGAIN = (
-    "loss_fn called the network {} times at w and more often at w+ε: it has to do the same both "
-    "times"
+BESIDE = (
+    "the loss depends on the output layer {} in other ways than by the logits of the network (a "
+    "penalty on its weight, a call of the layer alone); use one_forward=False"
 )
-
-
-@dataclass
-class Call:
-    """One call of the network.
-
-    Attributes:
-        output: what it returned.
-        inputs, logits: h and z of its output layer, one of each if all is well.
-    """
-
-    output: Any = None
-    inputs: list[Tensor] = field(default_factory=list)
-    logits: list[Tensor] = field(default_factory=list)
+UNTRACED = (
+    "the graph of the loss does not go through the logits (is the whole network inside "
+    "torch.utils.checkpoint? Put parts of it there); or use one_forward=False"
+)
+MORE = (
+    "the selection moves more than the output layer, which one forward cannot: give "
+    "Perturbation(OutputLayer(...)) with the same name, or another plan"
+)
+KEPT = (
+    "the loss uses logits that were kept aside at w (by a hook, say): let it use what the network "
+    "returns, or use one_forward=False"
+)
 
 
 @dataclass(eq=False)
@@ -75,13 +93,16 @@ class HeadPlan:
         model: the network; None is refused by the selection.
         head: name of the output layer; None takes the last ``nn.Linear``.
         one_forward: True refuses what would take two; None takes them silently; False always does.
-        hindered: whether it could not be.
+        alone: W+ε is for the layer's use alone, even if W is used elsewhere too. Otherwise that is
+            what one forward cannot do.
+        hindered: why it could not be; empty if it could.
     """
 
     model: nn.Module | None
     head: str | None = None
     one_forward: bool | None = None
-    hindered: bool = False
+    alone: bool = False
+    hindered: str = ""
     keeps_gradient: ClassVar[bool] = False
     defaults: ClassVar[tuple[str, ...]] = ()
 
@@ -93,33 +114,71 @@ class HeadPlan:
         return True
 
     def __call__(self, step: Step) -> Program:
-        # ε of each device's own needs to know beforehand whether gradients are to be exchanged
-        wanted = self.one_forward or not (self.one_forward is False or self.hindered or step.local)
-        if not wanted or step.examples is None or self._hindered(step):
+        reason = self._hindrance(step)
+        if reason:
+            self._refuse(reason)
             second = yield Evaluate(at=step.perturb((yield Evaluate(ascent=True))))
             yield Update(second.gradient)
             return
         assert self.model is not None
-        passes = OneForward(self.model, output_layer(self.model, self.head), step)
+        head = output_layer(self.model, self.head)
+        passes = OneForward(self.model, head, step, tied=self._shared())
         first = yield Evaluate(around=passes)
-        if passes.hindrance and self.one_forward:
-            raise InputError(REFUSED.format(passes.hindrance))
         if passes.hindrance:  # what came out is the gradient at w
-            self.hindered = True
+            self._refuse(passes.hindrance)
+            self.hindered = passes.hindrance
             first = yield Evaluate(at=step.perturb(first))
         yield Update(first.gradient)
 
-    def _hindered(self, step: Step) -> bool:
-        reason = ""
-        if self.model is not None and any(map(is_compiled, self.model.modules())):
-            reason = COMPILED
-        elif step.split:
-            reason = SHARDED
-        elif step.micro_batches is not None:
-            reason = MICRO
-        if reason and self.one_forward:
+    def _refuse(self, reason: str) -> None:
+        if self.one_forward:
             raise InputError(REFUSED.format(reason))
-        return bool(reason)
+        if self.one_forward is None and self.alone and self._shared():
+            raise InputError(ELSEWHERE.format(reason))
+
+    def _hindrance(self, step: Step) -> str:
+        """Why one forward is not even tried."""
+        if self.one_forward is False or self.model is None:
+            return "one_forward=False"
+        if self.hindered and not self.one_forward:
+            return self.hindered
+        if step.local and not self.one_forward:
+            # whether gradients are to be exchanged has to be known beforehand
+            return LOCAL
+        if any(map(is_compiled, self.model.modules())):
+            return COMPILED
+        if step.split:
+            return SHARDED
+        if step.examples is None:
+            return "it needs step(loss_fn=, batch=)"
+        if step.micro_batches is not None:
+            return MICRO
+        if step.changed_statistics:
+            return POLICY.format(step.changed_statistics)
+        return self._of_layer(step)
+
+    def _of_layer(self, step: Step) -> str:
+        """What is in the way in the output layer itself."""
+        assert self.model is not None
+        head = output_layer(self.model, self.head)
+        name = next(k for k, m in self.model.named_modules() if m is head) or "itself"
+        own = [head.weight, *([] if head.bias is None else [head.bias])]
+        if not step.moves_only(own):
+            raise InputError(MORE)
+        if type(head).forward is not nn.Linear.forward or "forward" in vars(head):
+            return LAYER.format(name, type(head).__name__)
+        if any(p._backward_hooks or p._post_accumulate_grad_hooks for p in own):
+            return HOOKED.format(name)
+        return TIED.format(name) if self._shared() and not self.alone else ""
+
+    def _shared(self) -> bool:
+        """Whether other modules have a parameter of the output layer."""
+        if self.model is None:
+            return False
+        head = output_layer(self.model, self.head)
+        own = set(map(id, head.parameters(recurse=False)))
+        others = (m for m in self.model.modules() if m is not head)
+        return any(id(p) in own for m in others for p in m._parameters.values())
 
 
 class OneForward:
@@ -129,23 +188,23 @@ class OneForward:
         model: the network.
         head: its output layer.
         step: the step in progress.
+        tied: whether its weight is used elsewhere too, which is left out of account.
 
     Attributes:
         hindrance: why the loss at w is all that there is, if so.
     """
 
-    def __init__(self, model: nn.Module, head: nn.Linear, step: Step) -> None:
-        self._head, self._step = head, step
+    def __init__(self, model: nn.Module, head: nn.Linear, step: Step, tied: bool = False) -> None:
+        self._head, self._step, self._tied = head, step, tied
         self._body = _innermost(model, head)
         self.hindrance = ""
 
-    def __call__(
-        self, forward: Callable[[], Tensor], share: Callable[[], float]
-    ) -> tuple[Tensor, Tensor]:
+    def __call__(self, forward: Forward, share: Callable[[], float]) -> tuple[Tensor, Tensor]:
         calls: list[Call] = []
-        with self._listening(calls):
-            losses = forward()
-        self.hindrance = self._look(calls)
+        before = RandomState.now(self._head.weight.device)
+        with listening(self._body, self._head, calls):
+            losses = forward(False)
+        self.hindrance = self._look(calls, losses)
         if self.hindrance:
             return losses, losses
         gradient = self._gradient(losses.mean() * share(), calls)
@@ -155,23 +214,37 @@ class OneForward:
             examples = self._step.examples or 1
             move = self._step.perturb(Evaluation(self._step.shared(gradient), None, examples))
             there = destination(move)
-        with self._answering(calls, there):
-            losses = forward()
+        losses = self._at(there, forward, calls, before)
         self._step.perturbed_loss.add(losses.mean(), 1.0)
         return at_w, losses
 
+    def _at(
+        self, there: dict[Tensor, Tensor], forward: Forward, calls: list[Call], before: RandomState
+    ) -> Tensor:
+        """The losses at w+ε: with the random numbers of those at w."""
+        step, head = self._step, self._head
+        weight, bias = (_at(p, there[p]) if p in there else p for p in (head.weight, head.bias))
+        look = step.reads_freely or step.count == step.hyper["start"]
+        before.restore()
+        with step.beside(), answering(self._body, calls, weight, bias, look=look) as made:
+            losses = forward(True)
+        old = {edge.node for edge in _edges(calls)}
+        if behind([losses], [*old, *(z.grad_fn for z in made)])[0] & old:
+            raise RuntimeError(REFUSED.format(KEPT))
+        return losses
+
     def _gradient(self, loss: Tensor, calls: list[Call]) -> Gradient:
         """∂L/∂W = Σ (∂L/∂z)ᵀ·h and ∂L/∂b = Σ ∂L/∂z, over the calls and all positions."""
-        held = [(call.inputs[0], call.logits[0]) for call in calls if call.logits[0].requires_grad]
         scaling = self._step.scaling
         if scaling is not None:
             loss = scaling.scaler.scale(loss)
-        made = torch.autograd.grad(loss, [z for _, z in held], retain_graph=True, allow_unused=True)
+        inputs = [call.runs[0].h for call in calls if call.runs[0].edge is not None]
+        made = torch.autograd.grad(loss, _edges(calls), retain_graph=True, allow_unused=True)
         weight, bias = self._head.weight, self._head.bias
         with torch.no_grad():
             down = [
                 (g.reshape(-1, g.shape[-1]), h.to(g.dtype).reshape(-1, h.shape[-1]))
-                for g, (h, _) in zip(made, held, strict=True)
+                for g, h in zip(made, inputs, strict=True)
                 if g is not None
             ]
             found: dict[Tensor, Tensor] = {}
@@ -188,66 +261,31 @@ class OneForward:
             parts.append(Part(group, params, [found[p] for p in params]))
         return Gradient([part for part in parts if part.params])
 
-    # Listening and answering
-
-    @contextlib.contextmanager
-    def _listening(self, calls: list[Call]) -> Iterator[None]:
-        """Keep what the network and its output layer say."""
-        forward = self._body.forward
-
-        def listened(*args: Any, **kwargs: Any) -> Any:
-            if torch.compiler.is_compiling():
-                return forward(*args, **kwargs)
-            call = Call()
-
-            def keep(_: nn.Module, args: Any, kwargs: dict[str, Any], out: Tensor) -> None:
-                call.inputs.append(args[0] if args else kwargs["input"])
-                call.logits.append(out)
-
-            hook = self._head.register_forward_hook(keep, with_kwargs=True)
-            try:
-                call.output = forward(*args, **kwargs)
-            finally:
-                hook.remove()
-            calls.append(call)
-            return call.output
-
-        with _replaced(self._body, listened):
-            yield
-
-    @contextlib.contextmanager
-    def _answering(self, calls: list[Call], there: Mapping[Tensor, Tensor]) -> Iterator[None]:
-        """In place of the network, its output layer at w+ε on the features that it had."""
-        rest = iter(calls)
-        own = self._head.weight, self._head.bias
-        weight, bias = (_at(p, there[p]) if p in there else p for p in own)
-
-        def answered(*args: Any, **kwargs: Any) -> Any:
-            call = next(rest, None)
-            if call is None:
-                raise RuntimeError(AGAIN.format(len(calls)))
-            return _with(call.output, call.logits[0], linear(call.inputs[0], weight, bias))
-
-        with _replaced(self._body, answered):
-            yield
-
-    def _look(self, calls: list[Call]) -> str:
+    def _look(self, calls: list[Call], losses: Tensor) -> str:
         """Why the network cannot be replaced by its output layer; empty if it can."""
         name = next(k for k, m in self._body.named_modules() if m is self._head) or "itself"
-        ran = sum(len(call.logits) for call in calls)
+        ran = sum(len(call.runs) for call in calls)
         if not calls:
             return UNSEEN
-        if any(len(call.logits) != 1 for call in calls):
+        if any(len(call.runs) != 1 for call in calls):
             return OTHER.format(name, ran, len(calls))
         for call in calls:
-            z = call.logits[0]
-            others = [t for t in _tensors(call.output) if t is not z]
-            if len(others) == len(_tensors(call.output)):
+            (run,) = call.runs
+            returned = tensors(call.output)
+            others = [t for t in returned if t is not run.z]
+            if call.changed or len(others) == len(returned):
                 return CHANGED.format(name)
-            others = [t for t in others if t.requires_grad]
-            if z.requires_grad and any(_depends(t, z) for t in others):
+            if run.edge is not None and behind(others, [run.edge.node])[0]:
                 return DEPENDS
-        return ""
+        edges = _edges(calls)
+        if losses.requires_grad and not edges:
+            return UNTRACED
+        own = {p for p in (self._head.weight, self._head.bias) if p is not None}
+        met, leaves = behind([losses], [edge.node for edge in edges])
+        if losses.requires_grad and not met:
+            return UNTRACED
+        # of tied weights nothing else can be told here than that they are
+        return BESIDE.format(name) if leaves & own and not self._tied else ""
 
 
 class _At(torch.autograd.Function):
@@ -267,8 +305,13 @@ def _at(param: Tensor, value: Tensor) -> Tensor:
     return out
 
 
-def _total(tensors: list[Tensor]) -> Tensor:
-    return tensors[0] if len(tensors) == 1 else torch.stack(tensors).sum(0)
+def _edges(calls: list[Call]) -> list[Any]:
+    """Where the gradients by the logits arrive, of the calls that have any."""
+    return [call.runs[0].edge for call in calls if call.runs[0].edge is not None]
+
+
+def _total(summands: list[Tensor]) -> Tensor:
+    return summands[0] if len(summands) == 1 else torch.stack(summands).sum(0)
 
 
 def _innermost(model: nn.Module, head: nn.Module) -> nn.Module:
@@ -279,47 +322,3 @@ def _innermost(model: nn.Module, head: nn.Module) -> nn.Module:
         if inside >= held and any(m is head for m in child.modules()) and child is not head:
             return _innermost(child, head)
     return model
-
-
-@contextlib.contextmanager
-def _replaced(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
-    """Another forward on this one module; its hooks run as ever."""
-    own = vars(module).get("forward")
-    vars(module)["forward"] = forward
-    try:
-        yield
-    finally:
-        if own is None:
-            del vars(module)["forward"]
-        else:
-            vars(module)["forward"] = own
-
-
-def _depends(tensor: Tensor, on: Tensor) -> bool:
-    found = torch.autograd.grad(tensor.sum(), on, retain_graph=True, allow_unused=True)
-    return found[0] is not None
-
-
-def _tensors(output: Any) -> list[Tensor]:
-    if isinstance(output, Tensor):
-        return [output]
-    if isinstance(output, Mapping):
-        return [t for value in output.values() for t in _tensors(value)]
-    if isinstance(output, tuple | list):
-        return [t for value in output for t in _tensors(value)]
-    return []
-
-
-def _with(output: Any, old: Tensor, new: Tensor) -> Any:
-    """The same output with one tensor replaced."""
-    if isinstance(output, Tensor):
-        return new if output is old else output
-    if isinstance(output, Mapping):
-        changed: Any = copy.copy(output)
-        for key, value in output.items():
-            changed[key] = _with(value, old, new)
-        return changed
-    if isinstance(output, tuple | list):
-        values = [_with(value, old, new) for value in output]
-        return type(output)(*values) if hasattr(output, "_fields") else type(output)(values)
-    return output

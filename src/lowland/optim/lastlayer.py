@@ -40,7 +40,9 @@ class LastLayerSAM(SharpnessAware):
 
     Cost: 1 pass, and the output layer and the loss a second time; 2 passes in the other forms, with
     ``batches=``, sharded or compiled networks, and in local perturbation unless ``one_forward`` is
-    True. A copy of the output layer. With dropout, one forward means one mask for both losses.
+    True. A copy of the output layer. One forward means the same random numbers (torch's) for both
+    losses, dropout included, and what the network returns beside the logits is that of w. A weight
+    that the network uses elsewhere too (tied embeddings) moves there as well, in two passes.
     Confidence: medium, from the text.
     """
 
@@ -123,7 +125,7 @@ class LogitsSAM(SharpnessAware):
             metric=TimesWeight() if adaptive else Euclidean(),
             across=perturbation,
         )
-        plan = HeadPlan(model, head, one_forward)
+        plan = HeadPlan(model, head, one_forward, alone=True)
         super().__init__(
             params, base, rho=rho, model=model, perturbation=rule, plan=plan, **options
         )

@@ -35,6 +35,9 @@ PER_EXAMPLE = (
     "shape (n,) (reduction='none' in torch's loss functions)"
 )
 
+Forward = Callable[[bool], Tensor]
+"""Runs the loss function on the batch, told whether that is at w+ε; returns the losses."""
+
 Choose = Callable[[Tensor], Tensor]
 """From losses, one per example, to what is made of them."""
 
@@ -42,13 +45,13 @@ Choose = Callable[[Tensor], Tensor]
 class AroundForward(Protocol):
     """What a plan does around the forward of one evaluation.
 
-    Called with a function that runs the loss function on the batch, which may be called more than
-    once, and with the factor by which losses are weighed among devices (known after a forward).
-    Returns the losses at w and those to be differentiated.
+    Called with a `Forward`, which may be called more than once, and with the factor by which losses
+    are weighed among devices (known after a forward). Returns the losses at w and those to be
+    differentiated.
     """
 
     def __call__(
-        self, forward: Callable[[], Tensor], share: Callable[[], float], /
+        self, forward: Forward, share: Callable[[], float], /
     ) -> tuple[Tensor, Tensor]: ...
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 
@@ -21,29 +23,48 @@ def counter_based(device: torch.device, *counters: int) -> torch.Generator:
     return torch.Generator(device).manual_seed(mixed >> 1)
 
 
+class RandomState:
+    """The state of torch's global generators at one moment, of the host and of other devices."""
+
+    def __init__(self, devices: Iterable[torch.device]) -> None:
+        self._states = {device: _get(device) for device in devices}
+
+    @classmethod
+    def now(cls, device: torch.device) -> RandomState:
+        """That of the host and of `device`."""
+        return cls({torch.device("cpu"), device})
+
+    def again(self) -> RandomState:
+        """The present state of the same devices."""
+        return RandomState(self._states)
+
+    def restore(self) -> None:
+        """Go back to it."""
+        for device, state in self._states.items():
+            _set(device, state)
+
+
 class GlobalRandomState:
     """Torch's global generators: recorded before the first pass, replayed before the second."""
 
     def __init__(self) -> None:
-        self._before: dict[torch.device, Tensor] | None = None
-        self._after: dict[torch.device, Tensor] | None = None
+        self._before: RandomState | None = None
+        self._after: RandomState | None = None
 
     def record(self, device: torch.device) -> None:
         """Remember the state before a pass at w."""
-        self._before = {d: _get(d) for d in {torch.device("cpu"), device}}
+        self._before = RandomState.now(device)
 
     def replay(self) -> None:
         """Go back to it, for a pass at w+ε."""
         if self._before is not None:
-            self._after = {device: _get(device) for device in self._before}
-            for device, state in self._before.items():
-                _set(device, state)
+            self._after = self._before.again()
+            self._before.restore()
 
     def resume(self) -> None:
         """After that pass, go on from where the first one ended. Idempotent."""
         if self._after is not None:
-            for device, state in self._after.items():
-                _set(device, state)
+            self._after.restore()
             self._after = None
 
 

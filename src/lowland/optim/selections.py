@@ -11,6 +11,12 @@ from torch import Tensor, nn
 from lowland.core.errors import InputError
 from lowland.core.selection import match_names, normalization_parameters, output_layer
 
+MADE = (
+    "the weight of the output layer {!r} is computed from other parameters (weight_norm, say), so "
+    "it cannot move by itself: select those, as in perturbation=Perturbation(Named({!r})) of "
+    "SharpnessAware"
+)
+
 
 class Selection(Protocol):
     """Which tensors move: (model, all parameters of the optimizer) → those that do."""
@@ -69,6 +75,9 @@ class OutputLayer:
         if model is None:
             raise InputError("selecting the output layer needs the model: pass model=")
         head = output_layer(model, self.name)
+        if "weight" not in head._parameters:
+            name = next(k for k, m in model.named_modules() if m is head)
+            raise InputError(MADE.format(name, f"{name}.*" if name else "*"))
         chosen = {head.weight, *([head.bias] if self.bias and head.bias is not None else [])}
         return [p for p in params if p in chosen]
 

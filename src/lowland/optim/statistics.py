@@ -123,6 +123,13 @@ class RunningStatistics:
             layer.training = training
         self._modes = {}
 
+    @property
+    def changes_passes(self) -> bool:
+        """Whether the policy makes a pass at w+ε another one than that at w, as far as is known."""
+        if self.policy == "frozen" or self.model is None:
+            return False
+        return any(layer.training for layer in self._layers(self.model))
+
     def _layers(self, model: nn.Module) -> list[nn.Module]:
         """The layers with running statistics, looked up anew: layers come and go."""
         found: dict[nn.Module, None] = {}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+import contextlib
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -178,6 +179,25 @@ class Step:
         failed. Memory: one more copy of the tensors that move.
         """
         settle(self._engine, move)
+
+    @contextlib.contextmanager
+    def beside(self) -> Iterator[None]:
+        """A forward that counts as one at w+ε, though the engine has not moved the weights."""
+        self._engine.away = True
+        try:
+            yield
+        finally:
+            self._engine.away = False
+
+    def moves_only(self, params: Sequence[Tensor]) -> bool:
+        """Whether ε is on these parameters alone."""
+        return self._engine.selected() <= set(params)
+
+    @property
+    def changed_statistics(self) -> str:
+        """The policy for running statistics, if it makes passes at w+ε others than those at w."""
+        statistics = self._engine.statistics
+        return statistics.policy if statistics.changes_passes else ""
 
     def need_one_batch(self) -> None:
         """Raise where the caller has split the batch and the method compares its examples.
