@@ -15,6 +15,7 @@ from lowland.core.errors import InputError
 from lowland.core.perturbation import wide_dtype
 from lowland.optim.checks import check_number, check_whole
 from lowland.optim.gradient import Gradient, Part, remembered
+from lowland.optim.perturbation import Perturbation
 from lowland.optim.plan import Evaluate, Program, Update
 from lowland.optim.sharpness_aware import SharpnessAware
 from lowland.optim.step import Step
@@ -48,6 +49,11 @@ class Posterior:
     splits: ClassVar[bool] = False
     needs_closure: ClassVar[bool] = True
     defaults: ClassVar[tuple[str, ...]] = ("beta1", "beta2", "prior", "damping")
+
+    @staticmethod
+    def check(rule: Perturbation) -> None:
+        """Refuse another ε."""
+        rule.check_unused("Bayesian SAM has an ε of its own, ρ·g/s")
 
     def perturbs(self, count: int, hyper: dict[str, Any]) -> bool:
         return True
@@ -145,7 +151,7 @@ class BayesianSAM(SharpnessAware):
         **options: everything that `SharpnessAware` takes but `perturbation`, and the base
             optimizer's arguments.
 
-    Running statistics of normalization layers move in the pass at θ.
+    Running statistics of normalization layers move in the pass at θ, and its loss is ``last.loss``.
 
     Call as ``step(closure)`` or ``step(loss_fn=..., batch=...)``. ``with opt.posterior_sample(i):``
     has the weights at a sample, for predictions that average over several.

@@ -20,7 +20,7 @@ from torch.optim import Optimizer
 
 from lowland.core.errors import InputError
 from lowland.core.perturbation import mark_non_finite
-from lowland.optim.checks import check_common, check_group
+from lowland.optim.checks import check_common, check_group, check_parts
 from lowland.optim.descent import confirm, drop_own_state, take_base_step
 from lowland.optim.devices import Devices
 from lowland.optim.displacement import Displacement, Move
@@ -32,7 +32,7 @@ from lowland.optim.evaluators import (
     only,
 )
 from lowland.optim.gradient import Gradient, Group, Part, clear, collect, put
-from lowland.optim.origin import go_home
+from lowland.optim.origin import check_home, go_home
 from lowland.optim.perturbation import Perturbation
 from lowland.optim.plan import (
     Evaluate,
@@ -51,11 +51,6 @@ from lowland.optim.selections import Everything
 from lowland.optim.statistics import RunningStatistics
 from lowland.optim.step import Step
 from lowland.optim.transforms import State
-
-LOCAL_GRADIENT = (
-    "perturbation='local' needs a method that uses the gradient at w for ε alone, and this one "
-    "keeps it: it would differ between devices; use perturbation='global'"
-)
 
 SKIPPED_BATCH = (
     "the closure returned None and made no gradients, so there was nothing to step along: nothing "
@@ -185,15 +180,16 @@ class Engine:
             check_group(group)
         check_common(self.groups, shared_names(self.plan))
         self.devices.meet([p for group in self.groups for p in group["params"]])
-        if self.devices.replicas.local and self.keeps_gradient:
-            raise InputError(LOCAL_GRADIENT)
+        keeps = self.devices.replicas.local and self.keeps_gradient
+        check_parts(self.plan, self.perturbation, kept_locally=keeps)
         if not isinstance(self.perturbation.selection, Everything):
             self.selected()
 
     # The step
 
     def begin(self, examples: int | None = None, scaling: Scaling | None = None) -> Step:
-        """A new step at the present weights."""
+        """A new step at the present weights, which are w."""
+        check_home(self)
         for group in self.groups:
             check_group(group)
         self.devices.meet([p for group in self.groups for p in group["params"]])
@@ -282,7 +278,8 @@ class Engine:
                 raise
         returned.append(loss)
         if request.gradient and request.data is None and not self.origin.displaced:
-            (step.perturbed_loss if away else step.loss).add(loss, outcome.examples)
+            kept = step.loss if request.for_w or not away else step.perturbed_loss
+            kept.add(loss, outcome.examples)
         found = Gradient([])
         if request.gradient and request.only is not None:
             found = collect(self.groups)  # which may be none of those in the loss

@@ -17,6 +17,22 @@ if TYPE_CHECKING:
     from lowland.optim.engine import Engine
 
 
+AWAY = (
+    "a step while the weights are not w (in a sample of the posterior, say), to which they come "
+    "back afterwards: leave that block first"
+)
+
+
+def check_home(engine: Engine) -> None:
+    """Raise unless the weights are w: where they come back later, a step would be lost.
+
+    Raises:
+        RuntimeError: they are not.
+    """
+    if engine.away:
+        raise RuntimeError(AWAY)
+
+
 def settle(engine: Engine, move: Move) -> None:
     """Stand at w + move, whatever came before; an empty move is back at w."""
     go_home(engine)

@@ -260,7 +260,8 @@ class UserPasses:
                 make_slots(engine)
                 return
             if engine.perturbs():
-                raise RuntimeError(NO_PASS)
+                own = getattr(engine.plan, "needs_closure", False)
+                raise RuntimeError(CLOSURE if own else NO_PASS)
             step = engine.begin()
             program = engine.program(step)
             next(program)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from lowland.core.errors import unknown
+from lowland.core.errors import InputError, unknown
 from lowland.optim.metrics import Euclidean, Metric
 from lowland.optim.radii import Normalized, Radius
 from lowland.optim.selections import Everything, Selection
@@ -18,6 +18,12 @@ from lowland.optim.transforms import Transform
 
 SCOPES = ("global", "local")
 NORMS_OF = ("direction", "gradient")
+
+OWN_EPSILON = (
+    "this method makes its own ε, and perturbation= says another: leave it to 'global' or 'local', "
+    "or compose the parts that you want by SharpnessAware(..., perturbation=..., plan=...)"
+)
+UNUSED = "{}, so what perturbation= says would do nothing: leave it out, or take a method with an ε"
 
 
 @dataclass(frozen=True)
@@ -48,8 +54,15 @@ class Perturbation:
     def __post_init__(self) -> None:
         if self.norm_of not in NORMS_OF:
             raise unknown("norm_of", self.norm_of, NORMS_OF)
+        if isinstance(self.across, Perturbation):  # of a preset, which only asks "across" what
+            raise InputError(OWN_EPSILON)
         if self.across not in SCOPES:
             raise unknown("perturbation", self.across, SCOPES)
+
+    def check_unused(self, why: str) -> None:
+        """Raise `InputError` unless this is the default, which nobody has asked for."""
+        if self != Perturbation():
+            raise InputError(UNUSED.format(why))
 
     def defaults(self) -> dict[str, Any]:
         """The hyperparameters that go into the parameter groups."""

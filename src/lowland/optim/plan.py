@@ -23,6 +23,7 @@ from lowland.optim.displacement import Move
 from lowland.optim.gradient import Gradient
 
 if TYPE_CHECKING:
+    from lowland.optim.perturbation import Perturbation
     from lowland.optim.step import Step
 
 
@@ -163,7 +164,8 @@ class Pass:
         step: how many steps came before.
         away: whether the weights are w+ε.
         radius: ρ of the first parameter group in this step, its schedule included; 0 where the
-            method does not act.
+            method does not act, −ρ where the objective is maximized: what is added to the losses
+            times it is a penalty either way.
         number: which of the micro-batches it is.
     """
 
@@ -202,6 +204,7 @@ class Plan(Protocol):
         defaults: names of its hyperparameters, which live in the parameter groups.
         per_group: those of them in which groups may differ. May be left out: none.
         asks: what a caller who makes the passes himself is told, where it splits. May be left out.
+        check: raises `InputError` where a `Perturbation` does not go with it. May be left out.
         unperturbed: the program of a step in which the method does not act (ρ = 0, say). May be
             left out: `plain_step`.
     """
@@ -250,9 +253,20 @@ class TwoPass:
         yield Update(u if self.combine is None else self.combine(step.gradient(), u, step))
 
 
+def no_epsilon(rule: Perturbation) -> None:
+    """The `check` of plans without an ε.
+
+    Raises:
+        InputError: one is asked for.
+    """
+    rule.check_unused("this method has no ε")
+
+
 @dataclass(frozen=True)
 class OnePass:
     """[w]: what the method does is in its loss terms."""
+
+    check = staticmethod(no_epsilon)
 
     keeps_gradient: ClassVar[bool] = False
     splits: ClassVar[bool] = True

@@ -10,9 +10,14 @@ from torch import Tensor
 
 from lowland.core.errors import InputError
 from lowland.optim.gradient import Gradient, Part
+from lowland.optim.perturbation import Perturbation
 from lowland.optim.plan import Evaluate, Program, Update
 from lowland.optim.step import Step
 
+ALONG = (
+    "the Polyak step size takes ε to be along g, on all parameters: leave selection, transform and "
+    "metric of the Perturbation at their defaults"
+)
 NO_LOSS = (
     "the Polyak step size is made of the loss, and the closure returned none: end it with "
     "`return loss`, a tensor of one element"
@@ -37,6 +42,13 @@ class PolyakStep:
     needs_closure: ClassVar[bool] = True
     defaults: ClassVar[tuple[str, ...]] = ("lower_bound",)
     common: ClassVar[tuple[str, ...]] = ("rho",)
+
+    @staticmethod
+    def check(rule: Perturbation) -> None:
+        """Refuse an ε that is not along g."""
+        plain = Perturbation(radius=rule.radius, norm_of=rule.norm_of, across=rule.across)
+        if rule != plain:
+            raise InputError(ALONG)
 
     def perturbs(self, count: int, hyper: dict[str, Any]) -> bool:
         return True

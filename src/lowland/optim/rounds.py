@@ -41,7 +41,11 @@ def check_round(hyper: Mapping[str, Any]) -> None:
         if hyper[name] is not None:
             check_whole(name, hyper[name], least=1)
     if hyper["clip"] is not None:
-        check_number("clip", hyper["clip"], least=math.ulp(0.0))
+        check_number("clip", hyper["clip"], least=0.0, otherwise="None for no clipping")
+        if hyper["clip"] == 0:
+            raise InputError(
+                f"clip is {hyper['clip']}, so that no client moves: give a number above 0, or None"
+            )
     if hyper["beta"] is not None:
         check_number("beta", hyper["beta"], least=0.0)
         if hyper["beta"] > 1:

@@ -12,7 +12,7 @@ from torch.utils.hooks import RemovableHandle
 from lowland.core.errors import InputError
 from lowland.optim.base import AsOptimizer, check_names, make_base, skips_on_device
 from lowland.optim.checkpoints import load_state
-from lowland.optim.checks import check_common, check_group
+from lowland.optim.checks import check_common, check_group, one_of_each
 from lowland.optim.engine import Engine
 from lowland.optim.evaluators import (
     Backward,
@@ -100,6 +100,11 @@ class SharpnessAware(Status, Optimizer):
 
     _engine: Engine
     _passes: UserPasses
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "__init__" in vars(cls):
+            cls.__init__ = one_of_each(cls.__init__)  # type: ignore[method-assign]
 
     def __init__(
         self,
@@ -203,7 +208,7 @@ class SharpnessAware(Status, Optimizer):
                 terms=engine.loss_terms,
                 groups=self.param_groups,
                 devices=engine.devices,
-                radius=self.param_groups[0]["rho"] * engine.factor() if engine.acts() else 0.0,
+                radius=_radius_of_terms(engine),
             )
             return engine.run(evaluator, scaling)
         if closure is None:
@@ -370,3 +375,10 @@ class SharpnessAware(Status, Optimizer):
             raise RuntimeError("a step is under way: finish it before copying the optimizer")
         names = ("defaults", "state", "param_groups", "_engine", "_passes")
         return {name: self.__dict__[name] for name in names}
+
+
+def _radius_of_terms(engine: Engine) -> float:
+    """ρ as loss terms have it, see `Pass`."""
+    first = engine.groups[0]
+    radius: float = first["rho"] * engine.factor() if engine.acts() else 0.0
+    return -radius if first.get("maximize") else radius

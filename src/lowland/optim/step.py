@@ -97,7 +97,7 @@ class Step:
         self._first = WeightedMean()
         self._norm: Tensor | None = None
         self._size: Tensor | None = None
-        self._staged: list[tuple[str, Gradient]] = []
+        self._staged: list[tuple[str, Gradient, bool]] = []
         self._rows: list[Write] = []
         self._hypers: dict[str, Any] = {}
 
@@ -120,9 +120,16 @@ class Step:
         """g: the example-weighted mean of the gradients at w that this step perturbed along."""
         return self._first.value()
 
-    def stage(self, key: str, new: Gradient) -> None:
-        """Write ``state[p][key]`` for every parameter of `new` once the step has been taken."""
-        self._staged.append((key, new))
+    def stage(self, key: str, new: Gradient, *, first: bool = False) -> None:
+        """Write ``state[p][key]`` for every parameter of `new` once the step has been taken.
+
+        Args:
+            key: the entry.
+            new: its values.
+            first: where there is no entry yet, write also if the step is skipped on the device,
+                for values that do not come from the gradient; otherwise that leaves 0.
+        """
+        self._staged.append((key, new, first))
 
     def stage_rows(self, write: Write) -> None:
         """Write some rows of an entry once the step has been taken.
@@ -333,11 +340,12 @@ class Step:
         self._stage_transform()
         self._engine.owns_state = self._engine.owns_state or bool(self._staged or self._rows)
         writes = [self._contained(write) for write in self._rows]
-        for key, new in self._staged:
+        for key, new, first in self._staged:
             for p, value in zip(new.params, new.tensors, strict=True):
                 if self._engine.on_device:
                     old = remembered(self.state, p, key)
-                    old = torch.zeros_like(value) if old is None else old
+                    if old is None:
+                        old = value if first else torch.zeros_like(value)
                     value = torch.where(self.found > 0, old, value)
                 writes.append(Write(p, key, placed_like(value, p)))
         return writes

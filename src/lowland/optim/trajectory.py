@@ -15,7 +15,7 @@ from lowland.core.errors import InputError
 from lowland.core.perturbation import wide_dtype
 from lowland.optim.checks import check_number, check_whole
 from lowland.optim.gradient import Gradient, remembered
-from lowland.optim.plan import Evaluate, Pass, Program, Update
+from lowland.optim.plan import Evaluate, Pass, Program, Update, no_epsilon
 from lowland.optim.sharpness_aware import SharpnessAware
 from lowland.optim.step import Step, Write
 
@@ -26,6 +26,10 @@ LOGITS = (
 NUMBERS = (
     "SAF looks up what the network said of each example before, so the batch needs the examples' "
     "numbers, 0 to {}, at {!r}: let the data set return its index too, and loss_fn take it"
+)
+SHAPE = (
+    "SAF's record has the shape {} (Ẽ + 1, examples, logits of one), and this batch asks for {}: "
+    "examples=, back= and the number of classes stay what they were while a record is kept"
 )
 RECORD, WRITTEN, AVERAGE = "sam_past_logits", "sam_past_epochs", "sam_average"
 
@@ -73,6 +77,7 @@ class PastLogits:
     keeps_gradient: ClassVar[bool] = False
     splits: ClassVar[bool] = True
     defaults: ClassVar[tuple[str, ...]] = ("temperature",)
+    check = staticmethod(no_epsilon)
 
     def perturbs(self, count: int, hyper: dict[str, Any]) -> bool:
         return False
@@ -82,7 +87,8 @@ class PastLogits:
 
         def term(losses: Tensor, at: Pass) -> Tensor:
             logits, numbers = _logits(at, "SAF"), self._numbers(at)
-            said.append((numbers.to(logits.device), logits.detach().to(self.dtype or logits.dtype)))
+            said.append((numbers.to(logits.device), logits.detach()))
+            self._check_record(step, logits)
             if at.radius == 0:
                 return losses
             return losses + at.radius * self._since(step, said[-1][0], logits)
@@ -111,8 +117,10 @@ class PastLogits:
         epoch, home = step.count // self.steps_per_epoch, step.anchor
         slot = epoch % (self.back + 1)
         now = torch.full_like(numbers, epoch + 1, dtype=torch.int32)
-        if remembered(step.state, home, RECORD) is None:
-            shape = (self.back + 1, self.examples, *logits.shape[1:])
+        held = remembered(step.state, home, RECORD)
+        logits = logits.to((self.dtype or logits.dtype) if held is None else held.dtype)
+        if held is None:
+            shape = self._shape(logits)
             record, written = logits.new_zeros(shape), now.new_zeros(shape[:2])
             record[slot, numbers], written[slot, numbers] = logits, now
             step.stage_rows(Write(home, RECORD, record))
@@ -121,12 +129,23 @@ class PastLogits:
         step.stage_rows(Write(home, RECORD, logits, (slot, numbers)))
         step.stage_rows(Write(home, WRITTEN, now, (slot, numbers)))
 
+    def _shape(self, logits: Tensor) -> tuple[int, ...]:
+        return (self.back + 1, self.examples, *logits.shape[1:])
+
+    def _check_record(self, step: Step, logits: Tensor) -> None:
+        held = remembered(step.state, step.anchor, RECORD)
+        if held is not None and held.shape != self._shape(logits):
+            raise InputError(SHAPE.format(tuple(held.shape), self._shape(logits)))
+
     def _numbers(self, at: Pass) -> Tensor:
         try:
             numbers = at.batch[self.index]
         except (KeyError, IndexError, TypeError):
             numbers = None
         good = isinstance(numbers, Tensor) and numbers.ndim == 1
+        if good and not (numbers.is_floating_point() or numbers.is_complex()):
+            good = numbers.dtype != torch.bool
+            numbers = numbers.long()  # small types index as masks, or not at all
         if good and not (numbers.is_floating_point() or numbers.is_complex()):
             # what lies on another device is looked at once: that waits for it
             if numbers.device.type != "cpu" and at.step:
@@ -206,6 +225,7 @@ class AveragedLogits:
     keeps_gradient: ClassVar[bool] = False
     splits: ClassVar[bool] = True
     defaults: ClassVar[tuple[str, ...]] = ("decay", "temperature")
+    check = staticmethod(no_epsilon)
 
     def perturbs(self, count: int, hyper: dict[str, Any]) -> bool:
         return False
@@ -222,14 +242,14 @@ class AveragedLogits:
             return losses + at.radius * each
 
         answer = yield Evaluate(again=True, term=term)
-        step.stage(AVERAGE, average)
+        step.stage(AVERAGE, average, first=True)
         yield Update(answer.gradient)
 
     def unperturbed(self, step: Step) -> Program:
         """The average goes on where the term does not."""
         average = self.average(step)
         answer = yield Evaluate()
-        step.stage(AVERAGE, average)
+        step.stage(AVERAGE, average, first=True)
         yield Update(answer.gradient)
 
     def slots(self, step: Step) -> None:

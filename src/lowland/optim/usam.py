@@ -8,6 +8,7 @@ from typing import Any
 
 from torch.optim import Optimizer
 
+from lowland.core.errors import InputError
 from lowland.optim.checks import check_number
 from lowland.optim.perturbation import Perturbation
 from lowland.optim.polyak import PolyakStep
@@ -77,6 +78,10 @@ class UnifiedSAM(SharpnessAware):
     ) -> None:
         check_number("lower_bound", lower_bound, least=-math.inf)
         rule = Perturbation(radius=Mixed(lam), across=perturbation)
+        if polyak and "plan" in options:
+            raise InputError(
+                "polyak=True is a plan, and plan= gives another: leave one of them out"
+            )
         if polyak:
             options["plan"] = PolyakStep(lower_bound)
         super().__init__(params, base, rho=rho, perturbation=rule, **options)
