@@ -327,3 +327,25 @@ def test_a_copy_goes_its_own_way() -> None:
     assert equal(weights(model), before)
     opt.step(loss_fn=plain(model), batch=data(1))
     assert equal(weights(model), weights(twin))
+
+
+class Listed(nn.Module):
+    """Its layers are in one module that holds everything and never runs."""
+
+    def __init__(self, kind: Any) -> None:
+        super().__init__()
+        torch.manual_seed(3)
+        self.layers, self.forwards = kind([nn.Linear(5, 7), nn.Tanh(), nn.Linear(7, 3)]), 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.forwards += 1
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+
+@pytest.mark.parametrize("kind", [nn.ModuleList, lambda layers: nn.Sequential(*layers)])
+def test_the_network_is_what_runs(kind: Any) -> None:
+    found, expected = (ends(lambda: Listed(kind), plain, nothing, one) for one in (True, False))
+    assert found[2].forwards * 2 == expected[2].forwards
+    assert equal(found[0], expected[0])

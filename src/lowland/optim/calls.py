@@ -59,7 +59,7 @@ class Run:
         return _version(self.z) != self.version
 
 
-@dataclass
+@dataclass(eq=False)
 class Call:
     """One call of the network.
 
@@ -79,28 +79,47 @@ class Call:
 
 
 @contextlib.contextmanager
-def listening(body: nn.Module, head: nn.Linear, calls: list[Call]) -> Iterator[None]:
-    """Keep what the network and its output layer say."""
-    forward, layer = body.forward, head.forward
+def listening(heard: Mapping[nn.Module, list[Call]], head: nn.Linear) -> Iterator[None]:
+    """Keep what a network and its output layer say, for several modules that could be the network.
 
-    def listened(*args: Any, **kwargs: Any) -> Any:
-        if torch.compiler.is_compiling():
-            return forward(*args, **kwargs)
-        call = Call(tensors((args, kwargs)))
+    Args:
+        heard: what each of the modules says goes here.
+        head: the output layer.
+    """
+    layer = head.forward
+    under_way: list[Call] = []
 
-        def kept(input: Tensor) -> Tensor:
-            z = layer(input)
-            call.runs.append(Run.of(input, z))
-            return z
+    def kept(input: Tensor) -> Tensor:
+        if torch.compiler.is_compiling() or not under_way:
+            return layer(input)
+        z = layer(input)
+        run = Run.of(input, z)
+        for call in under_way:
+            call.runs.append(run)
+        return z
 
-        with replaced(head, kept) if head is not body else contextlib.nullcontext():
-            call.output = forward(*args, **kwargs)
-        call.changed = any(run.changed for run in call.runs)
-        call.random = RandomState.now(head.weight.device)
-        calls.append(call)
-        return call.output
+    def listened(forward: Callable[..., Any], calls: list[Call]) -> Callable[..., Any]:
+        def listen(*args: Any, **kwargs: Any) -> Any:
+            if torch.compiler.is_compiling():
+                return forward(*args, **kwargs)
+            call = Call(tensors((args, kwargs)))
+            under_way.append(call)
+            try:
+                call.output = forward(*args, **kwargs)
+            finally:
+                under_way.remove(call)
+            call.changed = any(run.changed for run in call.runs)
+            call.random = RandomState.now(head.weight.device)
+            calls.append(call)
+            return call.output
 
-    with replaced(body, listened):
+        return listen
+
+    with contextlib.ExitStack() as stack:
+        if head not in heard:
+            stack.enter_context(replaced(head, kept))
+        for body, calls in heard.items():
+            stack.enter_context(replaced(body, listened(body.forward, calls)))
         yield
 
 
@@ -143,15 +162,16 @@ def answering(
 @contextlib.contextmanager
 def replaced(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
     """Another forward on this one module; its hooks run as ever."""
-    own = vars(module).get("forward")
+    space = vars(module)
+    own = space.get("forward")
     try:
-        vars(module)["forward"] = forward
+        space["forward"] = forward
         yield
     finally:
         if own is None:
-            vars(module).pop("forward", None)
+            space.pop("forward", None)
         else:
-            vars(module)["forward"] = own
+            space["forward"] = own
 
 
 def behind(values: Iterable[Tensor], cut: Iterable[Any] = ()) -> tuple[set[Any], set[Tensor]]:

@@ -123,6 +123,12 @@ def owned(gradient: Gradient) -> Gradient:
     return gradient.like([t.clone() for t in gradient.tensors])
 
 
+def apart(gradient: Gradient, other: Gradient) -> Gradient:
+    """The gradient with copies of those tensors that are `other`'s."""
+    theirs = set(map(id, other.tensors))
+    return gradient.like([t.clone() if id(t) in theirs else t for t in gradient.tensors])
+
+
 class WeightedMean:
     """The example-weighted mean Σ n_i·g_i / Σ n_i of gradients that arrive one by one.
 

@@ -196,14 +196,15 @@ class OneForward:
 
     def __init__(self, model: nn.Module, head: nn.Linear, step: Step, tied: bool = False) -> None:
         self._head, self._step, self._tied = head, step, tied
-        self._body = _innermost(model, head)
+        self._bodies, self._body = _wrapped(model, head), model
         self.hindrance = ""
 
     def __call__(self, forward: Forward, share: Callable[[], float]) -> tuple[Tensor, Tensor]:
-        calls: list[Call] = []
+        heard: dict[nn.Module, list[Call]] = {body: [] for body in self._bodies}
         before = RandomState.now(self._head.weight.device)
-        with listening(self._body, self._head, calls):
+        with listening(heard, self._head):
             losses = forward(False)
+        self._body, calls = next(((b, c) for b, c in heard.items() if c), (self._head, []))
         self.hindrance = self._look(calls, losses)
         if self.hindrance:
             return losses, losses
@@ -314,11 +315,14 @@ def _total(summands: list[Tensor]) -> Tensor:
     return summands[0] if len(summands) == 1 else torch.stack(summands).sum(0)
 
 
-def _innermost(model: nn.Module, head: nn.Module) -> nn.Module:
-    """The network without wrappers: the innermost module that holds everything, head included."""
+def _wrapped(model: nn.Module, head: nn.Module) -> list[nn.Module]:
+    """What may be the network without wrappers, innermost first: all of them hold everything.
+
+    Not all of them need to run: a list of layers is one.
+    """
     held = {*model.parameters(), *model.buffers()}
     for child in model.children():
         inside = {*child.parameters(), *child.buffers()}
         if inside >= held and any(m is head for m in child.modules()) and child is not head:
-            return _innermost(child, head)
-    return model
+            return [*_wrapped(child, head), model]
+    return [model]

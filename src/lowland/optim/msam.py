@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 
 from lowland.core.errors import InputError
 from lowland.optim.checks import check_whole
-from lowland.optim.gradient import WeightedMean, owned
+from lowland.optim.gradient import WeightedMean, apart, owned
 from lowland.optim.plan import Combine, Evaluate, Program, Update
 from lowland.optim.sharpness_aware import SharpnessAware
 from lowland.optim.step import Step
@@ -48,7 +48,8 @@ class PerShard:
             second = yield Evaluate(at=at, part=part)
             u = second.gradient
             if self.combine is not None and g is not None:
-                u = self.combine(g, u, step)
+                # g's memory is that of the step's own mean of g, which goes on growing
+                u = apart(self.combine(g, u, step), g)
             mean.add(u, second.examples)
             del second, u  # or its gradient would live through the next shard's passes
         yield Update(mean.value(final=True))
