@@ -14,6 +14,7 @@ import torch
 from family import SGD, close
 from problems import data, equal, weights
 from torch import Tensor, nn
+from torch.amp import GradScaler
 from torch.nn.functional import cross_entropy, linear, normalize
 from torch.utils.checkpoint import checkpoint
 
@@ -111,6 +112,15 @@ def draws_afterwards(m: nn.Module) -> LossFn:
     return lambda x, y: plain(m)(x, y) * torch.rand(len(x))
 
 
+def attacked(m: nn.Module) -> LossFn:
+    def fn(x: Tensor, y: Tensor) -> Tensor:
+        moved = x.clone().requires_grad_()
+        (g,) = torch.autograd.grad(cross_entropy(m(moved), y), moved)
+        return cross_entropy(m(x + 0.1 * g.sign()), y)
+
+    return fn
+
+
 def checkpointed(m: nn.Module) -> LossFn:
     def fn(x: Tensor, y: Tensor) -> Tensor:
         return cross_entropy(checkpoint(m, x.clone().requires_grad_(), use_reentrant=True), y)
@@ -178,6 +188,7 @@ TWO_PASSES: dict[str, Any] = {
     "a gradient penalty": (Net, plain, nothing, {"loss_terms": [NormPenalty()]}),
     "a second pass in eval mode": (Net, plain, nothing, {"bn_second": "eval"}),
     "statistics that move twice": (Net, plain, nothing, {"bn_second": "update"}),
+    "adversarial examples": (Net, attacked, nothing, {}),
     "the whole network checkpointed": (Net, checkpointed, nothing, {}),
 }
 
@@ -265,6 +276,21 @@ def test_inputs_that_are_not_numbers_are_the_same_as_themselves() -> None:
         opt.step(loss_fn=lambda x, y: plain(model)(x * 2, y), batch=(x, y))
     assert opt.last is not None
     assert opt.last.skipped
+
+
+@pytest.mark.parametrize("one", [True, False])
+def test_a_scaler_hears_of_what_overflows_at_w_alone(one: bool) -> None:
+    model, calls = Net(), iter([float("inf"), 1.0])
+    before = weights(model)
+    scaler = GradScaler("cpu", init_scale=4.0)
+    opt = LastLayerSAM(model.parameters(), SGD, model=model, lr=0.1, one_forward=one)
+    with pytest.warns(RuntimeWarning, match="not finite"):
+        opt.step(
+            loss_fn=lambda x, y: plain(model)(x, y) * next(calls), batch=data(0), scaler=scaler
+        )
+    scaler.update()
+    assert scaler.get_scale() == 2.0
+    assert equal(weights(model), before)
 
 
 def test_loops_that_count_can_tell_the_two_losses_apart() -> None:

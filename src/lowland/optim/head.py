@@ -69,6 +69,10 @@ BESIDE = (
     "the loss depends on the output layer {} in other ways than by the logits of the network (a "
     "penalty on its weight, a call of the layer alone); use one_forward=False"
 )
+INSIDE = (
+    "loss_fn differentiates by the network's input (for adversarial examples, say), which needs "
+    "the network itself; do that before the step, or use one_forward=False"
+)
 UNTRACED = (
     "the graph of the loss does not go through the logits (is the whole network inside "
     "torch.utils.checkpoint? Put parts of it there); or use one_forward=False"
@@ -215,6 +219,8 @@ class OneForward:
             examples = self._step.examples or 1
             move = self._step.perturb(Evaluation(self._step.shared(gradient), None, examples))
             there = destination(move)
+        if self._step.scaling is not None:  # no other pass would show it
+            self._step.scaling.report(self._step.found)
         losses = self._at(there, forward, calls, before)
         self._step.perturbed_loss.add(losses.mean(), 1.0)
         return at_w, losses
@@ -286,7 +292,10 @@ class OneForward:
         if losses.requires_grad and not met:
             return UNTRACED
         # of tied weights nothing else can be told here than that they are
-        return BESIDE.format(name) if leaves & own and not self._tied else ""
+        if leaves & own and not self._tied:
+            return BESIDE.format(name)
+        inside = [c for c in calls if c.runs[0].edge is not None and c.runs[0].edge.node not in met]
+        return INSIDE if any(t.requires_grad for c in inside for t in c.given) else ""
 
 
 class _At(torch.autograd.Function):
