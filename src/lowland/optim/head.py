@@ -118,29 +118,33 @@ class HeadPlan:
         return True
 
     def __call__(self, step: Step) -> Program:
-        reason = self._hindrance(step)
+        model = None if self.one_forward is False else self.model
+        modules = [] if model is None else list(model.modules())
+        head = None if model is None else output_layer(model, self.head)
+        tied = head is not None and _shared(head, modules)
+        reason = self._hindrance(step, modules) or self._of_layer(step, head, tied)
         if reason:
-            self._refuse(reason)
+            self._refuse(reason, tied)
             second = yield Evaluate(at=step.perturb((yield Evaluate(ascent=True))))
             yield Update(second.gradient)
             return
-        assert self.model is not None
-        head = output_layer(self.model, self.head)
-        passes = OneForward(self.model, head, step, tied=self._shared())
+        assert model is not None
+        assert head is not None
+        passes = OneForward(model, head, step, tied=tied)
         first = yield Evaluate(around=passes)
         if passes.hindrance:  # what came out is the gradient at w
-            self._refuse(passes.hindrance)
+            self._refuse(passes.hindrance, tied)
             self.hindered = passes.hindrance
             first = yield Evaluate(at=step.perturb(first))
         yield Update(first.gradient)
 
-    def _refuse(self, reason: str) -> None:
+    def _refuse(self, reason: str, tied: bool) -> None:
         if self.one_forward:
             raise InputError(REFUSED.format(reason))
-        if self.one_forward is None and self.alone and self._shared():
+        if self.one_forward is None and self.alone and tied:
             raise InputError(ELSEWHERE.format(reason))
 
-    def _hindrance(self, step: Step) -> str:
+    def _hindrance(self, step: Step, modules: list[nn.Module]) -> str:
         """Why one forward is not even tried."""
         if self.one_forward is False or self.model is None:
             return "one_forward=False"
@@ -149,7 +153,7 @@ class HeadPlan:
         if step.local and not self.one_forward:
             # whether gradients are to be exchanged has to be known beforehand
             return LOCAL
-        if any(map(is_compiled, self.model.modules())):
+        if any(map(is_compiled, modules)):
             return COMPILED
         if step.split:
             return SHARDED
@@ -159,30 +163,20 @@ class HeadPlan:
             return MICRO
         if step.changed_statistics:
             return POLICY.format(step.changed_statistics)
-        return self._of_layer(step)
+        return ""
 
-    def _of_layer(self, step: Step) -> str:
+    def _of_layer(self, step: Step, head: nn.Linear | None, tied: bool) -> str:
         """What is in the way in the output layer itself."""
         assert self.model is not None
-        head = output_layer(self.model, self.head)
-        name = next(k for k, m in self.model.named_modules() if m is head) or "itself"
+        assert head is not None
         own = [head.weight, *([] if head.bias is None else [head.bias])]
         if not step.moves_only(own):
             raise InputError(MORE)
         if type(head).forward is not nn.Linear.forward or "forward" in vars(head):
-            return LAYER.format(name, type(head).__name__)
+            return LAYER.format(_name(head, self.model), type(head).__name__)
         if any(p._backward_hooks or p._post_accumulate_grad_hooks for p in own):
-            return HOOKED.format(name)
-        return TIED.format(name) if self._shared() and not self.alone else ""
-
-    def _shared(self) -> bool:
-        """Whether other modules have a parameter of the output layer."""
-        if self.model is None:
-            return False
-        head = output_layer(self.model, self.head)
-        own = set(map(id, head.parameters(recurse=False)))
-        others = (m for m in self.model.modules() if m is not head)
-        return any(id(p) in own for m in others for p in m._parameters.values())
+            return HOOKED.format(_name(head, self.model))
+        return TIED.format(_name(head, self.model)) if tied and not self.alone else ""
 
 
 class OneForward:
@@ -270,18 +264,17 @@ class OneForward:
 
     def _look(self, calls: list[Call], losses: Tensor) -> str:
         """Why the network cannot be replaced by its output layer; empty if it can."""
-        name = next(k for k, m in self._body.named_modules() if m is self._head) or "itself"
-        ran = sum(len(call.runs) for call in calls)
         if not calls:
             return UNSEEN
         if any(len(call.runs) != 1 for call in calls):
-            return OTHER.format(name, ran, len(calls))
+            ran = sum(len(call.runs) for call in calls)
+            return OTHER.format(_name(self._head, self._body), ran, len(calls))
         for call in calls:
             (run,) = call.runs
             returned = tensors(call.output)
             others = [t for t in returned if t is not run.z]
             if call.changed or len(others) == len(returned):
-                return CHANGED.format(name)
+                return CHANGED.format(_name(self._head, self._body))
             if run.edge is not None and behind(others, [run.edge.node])[0]:
                 return DEPENDS
         edges = _edges(calls)
@@ -293,7 +286,7 @@ class OneForward:
             return UNTRACED
         # of tied weights nothing else can be told here than that they are
         if leaves & own and not self._tied:
-            return BESIDE.format(name)
+            return BESIDE.format(_name(self._head, self._body))
         inside = [c for c in calls if c.runs[0].edge is not None and c.runs[0].edge.node not in met]
         return INSIDE if any(t.requires_grad for c in inside for t in c.given) else ""
 
@@ -320,6 +313,16 @@ def _edges(calls: list[Call]) -> list[Any]:
     return [call.runs[0].edge for call in calls if call.runs[0].edge is not None]
 
 
+def _name(head: nn.Module, model: nn.Module) -> str:
+    return next(name for name, module in model.named_modules() if module is head) or "itself"
+
+
+def _shared(head: nn.Module, modules: list[nn.Module]) -> bool:
+    """Whether others of the modules have a parameter of the output layer."""
+    own = set(map(id, head._parameters.values())) - {id(None)}
+    return any(id(p) in own for m in modules if m is not head for p in m._parameters.values())
+
+
 def _total(summands: list[Tensor]) -> Tensor:
     return summands[0] if len(summands) == 1 else torch.stack(summands).sum(0)
 
@@ -331,7 +334,8 @@ def _wrapped(model: nn.Module, head: nn.Module) -> list[nn.Module]:
     """
     held = {*model.parameters(), *model.buffers()}
     for child in model.children():
-        inside = {*child.parameters(), *child.buffers()}
-        if inside >= held and any(m is head for m in child.modules()) and child is not head:
+        if child is head or not any(m is head for m in child.modules()):
+            continue
+        if {*child.parameters(), *child.buffers()} >= held:
             return [*_wrapped(child, head), model]
     return [model]
