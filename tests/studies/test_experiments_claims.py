@@ -163,8 +163,8 @@ def test_no_transfer_counts_a_fall_of_the_learning_rate_or_a_rise_of_rho() -> No
         finding, verdict = measured("sam-does-not-transfer", widths("sam", moved, constant))
         assert finding.effects == pytest.approx(each(steps))
         assert verdict.word == "holds"
-    finding, verdict = measured("sam-does-not-transfer", widths("sam", (2.0, 0.5), constant))
-    assert finding.effects == pytest.approx(each(-1.0))
+    finding, verdict = measured("sam-does-not-transfer", widths("sam", (2**0.5, 0.5), constant))
+    assert finding.effects == pytest.approx(each(-0.5))
     assert verdict.word == "does not hold"
 
 

@@ -54,6 +54,12 @@ def test_every_patient_is_tested_once_on_a_network_that_never_saw_it(
     errors = torch.cat([(targets[f] - y.mean()).abs() for f, y in zip(folds, seen, strict=True)])
     assert row["test/error"] == pytest.approx(float(errors.mean()), rel=1e-5)
     few, every = int(row["test/few"] or 0), float(row["test/error"] or 0)
+    counts = [
+        [round(v / 10) for v in y.tolist()].count(round(value / 10))
+        for fold, y in zip(folds, seen, strict=True)
+        for value in targets[fold].tolist()
+    ]
+    assert few == sum(count <= imbalance.FEW for count in counts)
     whole = (few * row["test/error/few"] + (442 - few) * row["test/error/rest"]) / 442  # type: ignore[operator]
     assert whole == pytest.approx(every, rel=1e-5)
     for fold, y in zip(folds, seen, strict=True):  # tested on nothing that it was trained on
@@ -123,7 +129,30 @@ def test_a_round_of_one_step_is_the_mean_of_the_clients_steps() -> None:
     assert row["test/error"] == error(model, data.test)
 
 
-def test_rounds_sample_clients_anew_and_repeat_themselves() -> None:
+def test_some_clients_take_part_in_each_round_and_all_in_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rounds: list[list[int]] = []
+
+    class Recorder:
+        def step(self, *, loss_fn: Any, batches: list[Any]) -> None:
+            rounds.append([len(labels) for _, labels in batches])
+
+    monkeypatch.setattr(federated.optim, "create", lambda *_, **__: Recorder())
+    sizes = [torch.arange(n) for n in (5, 6, 7, 8)]
+    monkeypatch.setattr(federated, "dirichlet_clients", lambda *_, **__: sizes)
+    settings = {**ROUND, "clients": 4, "rounds": 12, "sampled": 2, "alpha": 0.5}
+    list(federated.simulate(seed=1, rho=0.1, method="fedsam", **settings))
+    assert {len(set(sampled)) for sampled in rounds} == {2}
+    assert {size for sampled in rounds for size in sampled} == {5, 6, 7, 8}
+    assert len({tuple(sampled) for sampled in rounds}) > 4
+    first = list(rounds)
+    rounds.clear()
+    list(federated.simulate(seed=2, rho=0.1, method="fedsam", **settings))
+    assert rounds != first
+
+
+def test_rounds_repeat_themselves_and_depend_on_what_is_asked() -> None:
     def last(seed: int, **changes: Any) -> dict[str, Any]:
         settings = {**ROUND, "rounds": 3, "sampled": 1, "alpha": 0.5, "method": "fedsam"}
         return list(federated.simulate(seed=seed, rho=0.1, **{**settings, **changes}))[-1]

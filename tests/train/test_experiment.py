@@ -104,9 +104,10 @@ def test_generators_and_threads_are_its_own_and_put_back(tmp_path: Path) -> None
     other = rows(made(seed=2).run(tmp_path))
     for name in ("torch", "numpy", "python"):
         assert first[0][name] != other[0][name]
-    assert rows(made(seed=1, threads=2).run(tmp_path))[0]["threads"] == "2"
+    assert rows(made(seed=1, threads=threads + 1).run(tmp_path))[0]["threads"] == f"{threads + 1}"
+    assert torch.get_num_threads() == threads
     with pytest.raises(RuntimeError, match="a bug"):
-        made("breaks").run(tmp_path)
+        made("breaks", threads=threads + 1).run(tmp_path)
     assert torch.get_num_threads() == threads
 
 
