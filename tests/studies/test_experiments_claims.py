@@ -117,6 +117,18 @@ def test_a_functional_that_does_not_fall_does_not_hold_and_a_divergence_is_not_d
     assert measured("det-sam-lowers-its-own", runs)[1].word == "no data here"
 
 
+def test_runs_that_share_no_train_loss_give_no_effect() -> None:
+    def stuck(rho: float, seed: int) -> list[Row]:
+        rows = trained(rho, seed)
+        return [{**row, "train/loss": 2.0} for row in rows] if rho else rows
+
+    runs = made("universal/trace-sam", stuck, (0.0, 0.2))
+    finding, verdict = measured("trace-sam-lowers-its-own", runs)
+    assert finding.beside["at the end"] == pytest.approx(each(0.1))
+    assert all(math.isnan(effect) for effect in finding.effects.values())
+    assert verdict.word == "cannot tell"
+
+
 def cross(lr: float, rho: float, reach: Row) -> Callable[[float, int], list[Row]]:
     """Losses that are lowest at this learning rate and ρ, in units of the middle."""
 
@@ -211,10 +223,10 @@ def test_one_width_or_one_seed_is_no_data() -> None:
 
 
 def test_an_extreme_is_told_by_the_other_seeds() -> None:
-    """Seed 2's own largest is b, by luck; the others say a."""
-    by_label = {"a": {0: 3.0, 1: 3.0, 2: 0.0}, "b": {0: 1.0, 1: 1.0, 2: 1.9}}
-    assert told_by_others(by_label) == {0: 3.0, 1: 3.0, 2: 0.0}
-    assert told_by_others(by_label, largest=False) == {0: 1.0, 1: 1.0, 2: 1.9}
+    """Without seed 2 a is the largest in the mean, with it b is."""
+    by_label = {"a": {0: 3.0, 1: 3.0, 2: -9.0}, "b": {0: 1.0, 1: 1.0, 2: 1.9}}
+    assert told_by_others(by_label) == {0: 1.0, 1: 1.0, 2: -9.0}
+    assert told_by_others(by_label, largest=False) == {0: 3.0, 1: 3.0, 2: 1.9}
     down = {"a": {0: -3.0, 1: -3.0}, "b": {0: 1.0, 1: 1.0}}
     assert told_by_others(down, size=abs) == {0: -3.0, 1: -3.0}
     with pytest.raises(NotMeasuredError):

@@ -95,6 +95,17 @@ def test_experiments_are_judged_and_reported_beside_recipes(tmp_path: Path) -> N
 
 
 @pytest.mark.usefixtures("in_process")
+def test_a_number_that_is_not_finite_is_null_and_the_run_diverged(tmp_path: Path) -> None:
+    infinite = Experiment(function="made_experiments:infinite", seed=4)
+    whole = study(Planned(group="infinite", recipe=infinite))
+    results = studies.execute(whole, SMOKE, tmp_path / "study")
+    *finite, last = results["runs"]
+    assert last["history"] == {"value": [1.0, None]}
+    assert last["diverged"] is True
+    assert not any(run["diverged"] for run in finite)
+
+
+@pytest.mark.usefixtures("in_process")
 def test_an_experiment_that_fails_is_one_line_and_leaves_the_others(tmp_path: Path) -> None:
     broken = Experiment(function="made_experiments:breaks", seed=4)
     whole = study(Planned(group="broken", recipe=broken))
