@@ -24,7 +24,7 @@ STUDY = Study(
     ),
     sizes={
         "smoke": "half a minute; shows that everything works, nothing else",
-        "default": "about a quarter of an hour on two CPU cores; digits",
+        "default": "about 20 minutes on two CPU cores; digits",
         "paper": "ResNet-18, 200 epochs, weeks on one GPU for all; give --data and --method",
     },
     settings={"standard": "momentum 0.9, weight decay 5e-4, cosine"},
