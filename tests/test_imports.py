@@ -82,7 +82,7 @@ def test_the_walk_can_fail() -> None:
         "lowland.optim",
         "lowland.optim.SAM",
     ]
-    assert offences("optim", "def f():\n    import lowland.measure.rank")
+    assert offences("optim", "def f():\n    import lowland.measure.features.rank")
     assert offences("measure", "from lowland import optim") == ["lowland.optim"]
     assert offences("report", "from lowland.train import run")
     assert not offences("train", "from lowland.optim import SAM")

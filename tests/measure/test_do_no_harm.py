@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,10 +15,12 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from lowland.measure import (
+    INSTRUMENTS,
     activation_noise_sharpness,
     active_units,
     capture,
     feature_rank,
+    inspect_model,
     mean_loss,
     one_step_sharpness,
     stream,
@@ -26,7 +29,12 @@ from lowland.measure import (
 
 Run = Callable[[nn.Module, Any, Any], object]
 
-INSTRUMENTS: dict[str, Run] = {
+
+def _inspect(name: str, model: nn.Module, loss: Any, data: Any) -> object:
+    return inspect_model(model, data, [name], loss_fn=loss)
+
+
+CASES: dict[str, Run] = {
     "mean_loss": lambda model, loss, data: mean_loss(model, loss, data),
     "sharpness": lambda model, loss, data: one_step_sharpness(model, loss, data, rho=0.5),
     "sharpness in training mode": lambda model, loss, data: one_step_sharpness(
@@ -41,6 +49,15 @@ INSTRUMENTS: dict[str, Run] = {
         stream(model, data, "block1")
     ),
     "weight_norm": lambda model, loss, data: weight_norm(model),
+    **{f"inspect {name}": partial(_inspect, name) for name in INSTRUMENTS},
+}
+
+
+WEIGHTS_ONLY = {"weight_norm"} | {
+    f"inspect {name}" for name, i in INSTRUMENTS.items() if i.looks_at == "weights"
+}
+USES_LOSS = {name for name in CASES if name.startswith(("mean_loss", "sharpness"))} | {
+    f"inspect {name}" for name, i in INSTRUMENTS.items() if i.looks_at == "loss"
 }
 
 
@@ -99,22 +116,22 @@ class Meddler(nn.Module):
         return self.block2(self.block1(x.flatten(1) + torch.rand(())))
 
 
-@pytest.mark.parametrize("name", INSTRUMENTS)
+@pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("make", [subject, Meddler])
 def test_nothing_is_changed(name, make) -> None:
     model = make()
     before = state(model)
-    INSTRUMENTS[name](model, noisy, batches())
+    CASES[name](model, noisy, batches())
     assert state(model) == before
 
 
-@pytest.mark.parametrize("name", INSTRUMENTS)
+@pytest.mark.parametrize("name", CASES)
 def test_a_data_loader_draws_nothing(name) -> None:
     """Merely opening one draws a seed from torch's generator."""
     model = subject()
     loader = DataLoader(TensorDataset(*data()), batch_size=4)
     before = state(model)
-    INSTRUMENTS[name](model, per_example, loader)
+    CASES[name](model, per_example, loader)
     assert state(model) == before
 
 
@@ -145,7 +162,7 @@ class Broken:
 
 @pytest.mark.parametrize("error", [RuntimeError, torch.OutOfMemoryError, KeyboardInterrupt])
 @pytest.mark.parametrize("place", ["loss", "data", "model"])
-@pytest.mark.parametrize("name", INSTRUMENTS)
+@pytest.mark.parametrize("name", CASES)
 def test_nothing_is_changed_when_something_fails(name, place, error) -> None:
     model, broken = subject(), Broken(error)
     if place == "model":
@@ -153,21 +170,20 @@ def test_nothing_is_changed_when_something_fails(name, place, error) -> None:
     before = state(model)
     loss = broken.loss if place == "loss" else noisy
     pairs = broken if place == "data" else batches()
-    uses_loss = name.startswith(("mean_loss", "sharpness"))
-    if name == "weight_norm" or (place == "loss" and not uses_loss):
-        INSTRUMENTS[name](model, loss, pairs)
+    if name in WEIGHTS_ONLY or (place == "loss" and name not in USES_LOSS):
+        CASES[name](model, loss, pairs)
     else:
         with pytest.raises(error):
-            INSTRUMENTS[name](model, loss, pairs)
+            CASES[name](model, loss, pairs)
     assert state(model) == before
 
 
-@pytest.mark.parametrize("name", [n for n in INSTRUMENTS if "training mode" not in n])
+@pytest.mark.parametrize("name", [n for n in CASES if "training mode" not in n])
 def test_a_loss_from_before_can_still_be_differentiated(name) -> None:
     model = small_net().eval()
     images, labels = data()
     loss = per_example(model(images), labels).mean()
-    INSTRUMENTS[name](model, per_example, batches())
+    CASES[name](model, per_example, batches())
     loss.backward()
 
 
@@ -180,5 +196,5 @@ def test_every_public_instrument_that_takes_a_model_is_in_the_table() -> None:
     functions = [f for f in public if inspect.isfunction(f)]
     take_model = {f.__name__ for f in functions if "model" in inspect.signature(f).parameters}
     tried = {"mean_loss", "one_step_sharpness", "capture", "stream", "weight_norm"}
-    tried |= {"activation_noise_sharpness"}
+    tried |= {"activation_noise_sharpness", "inspect_model"}
     assert take_model - {"matching_blocks"} == tried

@@ -1,19 +1,36 @@
 """Instruments: each takes a model or features, leaves them as they were and returns a record."""
 
-from lowland.measure.activation_noise import ActivationNoiseSharpness, activation_noise_sharpness
-from lowland.measure.active import ActiveUnits, active_units
-from lowland.measure.capture import capture, matching_blocks, stream
+from lowland.measure.blocks import matching_blocks
+from lowland.measure.features import (
+    ActiveUnits,
+    FeatureRank,
+    NeighborError,
+    active_units,
+    capture,
+    feature_rank,
+    knn_error,
+    stream,
+)
+from lowland.measure.inspection import Inspection, inspect_model
+from lowland.measure.instruments import INSTRUMENTS, Instrument
 from lowland.measure.live_bytes import LiveBytes, StepBytes, step_bytes
-from lowland.measure.loss import MeanLoss, mean_loss
-from lowland.measure.neighbors import NeighborError, knn_error
-from lowland.measure.norms import WeightNorm, weight_norm
-from lowland.measure.rank import FeatureRank, feature_rank
-from lowland.measure.sharpness import OneStepSharpness, one_step_sharpness
+from lowland.measure.surface import (
+    ActivationNoiseSharpness,
+    MeanLoss,
+    OneStepSharpness,
+    activation_noise_sharpness,
+    mean_loss,
+    one_step_sharpness,
+)
+from lowland.measure.weights import WeightNorm, weight_norm
 
 __all__ = [
+    "INSTRUMENTS",
     "ActivationNoiseSharpness",
     "ActiveUnits",
     "FeatureRank",
+    "Inspection",
+    "Instrument",
     "LiveBytes",
     "MeanLoss",
     "NeighborError",
@@ -24,6 +41,7 @@ __all__ = [
     "active_units",
     "capture",
     "feature_rank",
+    "inspect_model",
     "knn_error",
     "matching_blocks",
     "mean_loss",

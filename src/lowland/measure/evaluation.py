@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import RandomSampler, SubsetRandomSampler, WeightedRandomSampler
 
 from lowland.core.errors import InputError
@@ -72,6 +73,21 @@ def refuse_shuffled(batches: Batches) -> None:
             "batches: the data loader shuffles, so that rows would match neither labels nor a "
             "second pass; give it shuffle=False"
         )
+
+
+def refuse_batch_statistics(model: nn.Module) -> None:
+    """Raise `InputError` if an example's loss depends on the examples beside it in the batch.
+
+    That is so for BatchNorm that uses the batch's statistics: in train mode, or without running
+    statistics. Such a loss is no mean over examples, and batches of other sizes give another one.
+    Called where the model is in the mode that it is measured in.
+    """
+    for name, module in model.named_modules():
+        if isinstance(module, _BatchNorm) and (module.training or module.running_mean is None):
+            raise InputError(
+                f"model: BatchNorm {name!r} uses the statistics of each batch, so that the loss is "
+                "no mean over examples; measure in eval mode, with running statistics"
+            )
 
 
 def losses(loss_fn: Loss, outputs: Any, targets: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lowland.core.errors import InputError
 from lowland.core.records import Measurement
-from lowland.measure.matrices import as_matrix, double
+from lowland.measure.features.matrices import as_matrix, double
 
 STEPS = 10**12
 """Cosine similarities are compared in steps of 1/`STEPS`: closer ones are ties."""

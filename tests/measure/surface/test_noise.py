@@ -7,7 +7,7 @@ import torch
 from scipy.stats import kstest, norm
 
 from lowland.core.seeds import derived_seed
-from lowland.measure.noise import standard_normal
+from lowland.measure.surface.noise import standard_normal
 
 WORD = (1 << 64) - 1
 GOLDEN = 0x9E3779B97F4A7C15

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lowland.core.errors import InputError
 from lowland.core.restore import preserved
-from lowland.core.selection import match_names
+from lowland.measure.blocks import eager, matching_blocks, named_blocks
 from lowland.measure.evaluation import Batches, inputs_only, refuse_shuffled
 
 
@@ -76,26 +76,6 @@ def stream(model: nn.Module, batches: Batches, block: str) -> Callable[[], Itera
     return chunks
 
 
-def matching_blocks(model: nn.Module, glob: str) -> list[str]:
-    """Names of the modules that `glob` matches, level by level, in the model's order.
-
-    Raises:
-        InputError: nothing matches; the nearest name at the same depth is given.
-    """
-    names = list(named_blocks(model))
-    chosen: set[str] = set()
-    for part in (part.strip() for part in glob.split(",")):
-        level = [name for name in names if name.count(".") == part.count(".")]
-        chosen.update(match_names(part, level or names))
-    return [name for name in names if name in chosen]
-
-
-def named_blocks(model: nn.Module) -> dict[str, nn.Module]:
-    """Every module but the model itself by name, without what `torch.compile` puts before it."""
-    named = ((n.replace("_orig_mod.", ""), m) for n, m in model.named_modules())
-    return {name: module for name, module in named if name not in ("", "_orig_mod")}
-
-
 def _outputs(
     model: nn.Module, batches: Batches, names: list[str]
 ) -> Generator[dict[str, Tensor], None, None]:
@@ -121,18 +101,6 @@ def _catcher(seen: list[Any]) -> Callable[[nn.Module, Any, Any], None]:
         seen.append(output.detach().clone() if isinstance(output, Tensor) else output)
 
     return hook
-
-
-def eager(model: nn.Module) -> contextlib.AbstractContextManager[Any]:
-    """Compiled graphs run without hooks, so while features are caught they must not be used."""
-    compiled = any(
-        hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None
-        for module in model.modules()
-    )
-    if not compiled:
-        return contextlib.nullcontext()
-    stance: contextlib.AbstractContextManager[Any] = torch.compiler.set_stance("force_eager")
-    return stance
 
 
 def _only(name: str, outputs: list[Any], size: int | None) -> Tensor:

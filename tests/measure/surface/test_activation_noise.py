@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from lowland.core.errors import InputError
 from lowland.measure import activation_noise_sharpness, mean_loss
-from lowland.measure.noise import standard_normal
+from lowland.measure.surface.noise import standard_normal
 
 DOUBLE = torch.float64
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lowland.core.errors import InputError
-from lowland.measure.matrices import as_matrix, double
+from lowland.measure.features.matrices import as_matrix, double
 
 PIECE = 2**21
 """Elements converted to float64 at a time (16 MiB): bounds what is held beside the input."""

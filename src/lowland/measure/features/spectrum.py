@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from lowland.core.errors import unknown
-from lowland.measure.features import InMemory, Streamed
-from lowland.measure.products import Products, RowSums, column_products
+from lowland.measure.features.products import Products, RowSums, column_products
+from lowland.measure.features.source import InMemory, Streamed
 
 Center = Literal["unit", "example", "none"]
 CENTERS: tuple[Center, ...] = get_args(Center)

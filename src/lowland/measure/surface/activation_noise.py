@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from lowland.core.errors import InputError
 from lowland.core.records import Measurement
 from lowland.core.restore import preserved, preserved_randomness
-from lowland.measure.capture import eager, matching_blocks
+from lowland.measure.blocks import eager, matching_blocks
 from lowland.measure.evaluation import Batches, Loss, labelled, losses
-from lowland.measure.noisy_blocks import BlockNoise, intermediate_blocks
+from lowland.measure.surface.noisy_blocks import BlockNoise, intermediate_blocks
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from lowland.core.errors import InputError
-from lowland.measure.features import PIECE, Features
-from lowland.measure.matrices import double, largest, resolution, unit_for
+from lowland.measure.features.matrices import double, largest, resolution, unit_for
+from lowland.measure.features.source import PIECE, Features
 
 NARROW = 1024
 """Features this narrow are multiplied as d-by-d in a stream's first pass, before n is known."""

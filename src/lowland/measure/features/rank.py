@@ -13,8 +13,8 @@ import numpy.typing as npt
 
 from lowland.core.errors import InputError
 from lowland.core.records import Measurement
-from lowland.measure.features import open_features
-from lowland.measure.spectrum import spectrum
+from lowland.measure.features.source import open_features
+from lowland.measure.features.spectrum import spectrum
 
 TIE = 1e-6
 """Two shares of the variance this close, relative to t and to 1 - t, count as equal."""

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from lowland.core.errors import InputError
 from lowland.core.selection import output_layer
-from lowland.measure.capture import named_blocks
-from lowland.measure.noise import standard_normal
+from lowland.measure.blocks import named_blocks
+from lowland.measure.surface.noise import standard_normal
 
 PASSING_ON = (
     nn.Identity,

@@ -13,7 +13,7 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from lowland.core.errors import InputError
 from lowland.measure import knn_error
-from lowland.measure import neighbors as neighbors_module
+from lowland.measure.features import neighbors as neighbors_module
 
 
 def sample(n: int, d: int, seed: int, classes: int = 4) -> tuple[np.ndarray, np.ndarray]:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -17,7 +16,9 @@ from lowland.core.errors import InputError
 from lowland.core.perturbation import global_norm
 from lowland.core.records import Measurement
 from lowland.core.restore import preserved, preserved_randomness
+from lowland.measure.averages import batch_number, mean_of, standard_error_of
 from lowland.measure.evaluation import Batches, Loss, labelled, losses
+from lowland.measure.parameters import chosen_parameters, gradients_of, moved
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,11 +48,12 @@ def one_step_sharpness(
     batches: Batches,
     *,
     rho: float,
+    parameters: str | None = None,
     training_mode: bool = False,
 ) -> OneStepSharpness:
     """The mean over batches of L(w + ρ·g/‖g‖) - L(w), each batch with its own loss L and g = ∇L(w).
 
-    ‖g‖ is one norm over all parameters that require gradients. Batches weigh by their examples.
+    ‖g‖ is one norm over all parameters that are moved. Batches weigh by their examples.
     The value depends on the batch size m: with smaller m each step fits fewer examples and the
     loss rises more. A batch with g = 0 counts as 0. A model that has diverged gives NaN.
 
@@ -62,6 +64,8 @@ def one_step_sharpness(
         loss_fn: ``loss_fn(outputs, targets)``: losses (b,) or their mean, never their sum.
         batches: pairs (inputs, targets), moved to the model's device.
         rho: radius of the step, at least 0.
+        parameters: glob over names of parameters and modules: move these alone; None for all that
+            require gradients.
         training_mode: evaluate in train mode (statistics of the batch, dropout with the same draws
             at both points) instead of eval mode.
 
@@ -79,7 +83,7 @@ def one_step_sharpness(
     after: list[float] = []
     with preserved(model), torch.inference_mode(False), torch.enable_grad():
         model.train(training_mode)
-        weights = _weights(model)
+        weights = list(chosen_parameters(model, parameters).values())
         for inputs, targets in labelled(model, batches):
             evaluate = partial(_evaluate, model, loss_fn, inputs, targets)
             low, high = _two_losses(evaluate, weights, rho)
@@ -90,32 +94,23 @@ def one_step_sharpness(
     rises = [high - low for low, high in zip(before, after, strict=True)]
     return OneStepSharpness(
         name="one_step_sharpness",
-        value=_mean(rises, sizes),
+        value=mean_of(rises, sizes),
         definition=(
             "mean over batches, by examples, of L(w + rho g/||g||) - L(w), "
-            f"{'train' if training_mode else 'eval'} mode, Euclidean norm over all parameters"
+            f"{'train' if training_mode else 'eval'} mode, Euclidean norm over "
+            f"{'all parameters' if parameters is None else parameters}"
         ),
         n=n,
         dtype=str(weights[0].dtype).removeprefix("torch."),
         seconds=time.perf_counter() - start,
-        uncertainty=_standard_error(rises, sizes),
+        uncertainty=standard_error_of(rises, sizes),
         rho=rho,
         m=max(sizes),
         smallest_m=min(sizes),
         batches=len(sizes),
-        loss=_mean(before, sizes),
+        loss=mean_of(before, sizes),
         training_mode=training_mode,
     )
-
-
-def _weights(model: nn.Module) -> list[nn.Parameter]:
-    weights = [p for p in model.parameters() if p.requires_grad]
-    if not weights:
-        raise InputError(
-            f"{type(model).__name__} has no parameters that require gradients: "
-            "call model.requires_grad_() first"
-        )
-    return weights
 
 
 def _evaluate(model: nn.Module, loss_fn: Loss, inputs: Any, targets: Tensor) -> Tensor:
@@ -128,54 +123,10 @@ def _two_losses(
     """The mean loss of a batch at w and at w + ρ·g/‖g‖, from the same random draws."""
     with preserved_randomness():
         loss = evaluate()
-        gradients = _gradients(loss.mean(), weights)
-    low = _number(loss)
+        gradients = gradients_of(loss.mean(), weights)
+    low = batch_number(loss)
     norm = float(global_norm([g for g in gradients if g is not None]))
     if norm == 0.0 or rho == 0.0:
         return low, low
-    with _moved(weights, gradients, rho / norm), torch.no_grad():
-        return low, _number(evaluate())
-
-
-def _gradients(loss: Tensor, weights: list[nn.Parameter]) -> Sequence[Tensor | None]:
-    """∂L/∂w, without touching `.grad`; None for weights that the loss does not depend on."""
-    if not loss.requires_grad:
-        raise InputError(
-            "loss_fn: the loss does not depend on the weights; return a tensor computed from the "
-            "model's outputs, not detached"
-        )
-    return torch.autograd.grad(loss, weights, allow_unused=True)
-
-
-@contextmanager
-def _moved(
-    weights: list[nn.Parameter], direction: Sequence[Tensor | None], length: float
-) -> Iterator[None]:
-    """Inside, the weights are w + length·direction, in their own memory; after, exactly w."""
-    home = [w.detach().clone() for w in weights]
-    try:
-        for weight, step in zip(weights, direction, strict=True):
-            if step is not None:
-                weight.data.add_(step, alpha=length)
-        yield
-    finally:
-        for weight, values in zip(weights, home, strict=True):
-            weight.data.copy_(values)
-
-
-def _number(losses: Tensor) -> float:
-    return float(losses.detach().cpu().double().mean())
-
-
-def _mean(values: list[float], sizes: list[int]) -> float:
-    return sum(v * m for v, m in zip(values, sizes, strict=True)) / sum(sizes)
-
-
-def _standard_error(values: list[float], sizes: list[int]) -> float | None:
-    """Of the weighted mean, from the spread between batches; None for a single batch."""
-    count = len(values)
-    if count < 2:
-        return None
-    mean, n = _mean(values, sizes), sum(sizes)
-    squares = sum((m / n * (v - mean)) ** 2 for v, m in zip(values, sizes, strict=True))
-    return math.sqrt(squares * count / (count - 1))
+    with moved(weights, gradients, rho / norm), torch.no_grad():
+        return low, batch_number(evaluate())

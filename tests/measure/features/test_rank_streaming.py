@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 import lowland
 from lowland.core.errors import InputError
 from lowland.measure import active_units, feature_rank
-from lowland.measure import products as products_module
+from lowland.measure.features import products as products_module
 
 CENTERS = ["unit", "example", "none"]
 

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from lowland.core.errors import InputError, unknown
 from lowland.core.records import Measurement
-from lowland.measure.features import Features, open_features
-from lowland.measure.matrices import double
+from lowland.measure.features.matrices import double
+from lowland.measure.features.source import Features, open_features
 
 Rule = Literal["maximum", "positive"]
 RULES: tuple[Rule, ...] = get_args(Rule)
