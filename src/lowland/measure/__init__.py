@@ -12,7 +12,7 @@ from lowland.measure.features import (
     stream,
 )
 from lowland.measure.inspection import Inspection, inspect_model
-from lowland.measure.instruments import INSTRUMENTS, Instrument
+from lowland.measure.instruments import INSTRUMENTS, Instrument, check_options
 from lowland.measure.live_bytes import LiveBytes, StepBytes, step_bytes
 from lowland.measure.surface import (
     ActivationNoiseSharpness,
@@ -40,6 +40,7 @@ __all__ = [
     "activation_noise_sharpness",
     "active_units",
     "capture",
+    "check_options",
     "feature_rank",
     "inspect_model",
     "knn_error",

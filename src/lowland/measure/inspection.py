@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lowland.core.errors import InputError, unknown
+from lowland.core.errors import InputError
 from lowland.core.records import Measurement
 from lowland.measure.blocks import matching_blocks, named_blocks
 from lowland.measure.evaluation import Batches, Loss, labelled, refuse_shuffled
 from lowland.measure.features.capture import capture
-from lowland.measure.instruments import INSTRUMENTS, Instrument
+from lowland.measure.instruments import Instrument, check_options, find_instrument
 
 Options = Mapping[str, Mapping[str, Any]]
 
@@ -78,9 +78,8 @@ def inspect_model(
     """
     start = time.perf_counter()
     refuse_shuffled(batches)
-    chosen = [_instrument(name) for name in dict.fromkeys(what)]
-    for name in options or {}:
-        _instrument(name)
+    chosen = [find_instrument(name) for name in dict.fromkeys(what)]
+    check_options(options or {})
     subject = _Subject(model, batches, loss_fn, options or {}, matching_blocks(model, blocks))
     features, labels = subject.features(chosen, blocks, device)
     return Inspection(
@@ -146,9 +145,3 @@ class _Subject:
 
     def _options(self, instrument: Instrument) -> dict[str, Any]:
         return {**dict(instrument.options), **self.options.get(instrument.name, {})}
-
-
-def _instrument(name: str) -> Instrument:
-    if name not in INSTRUMENTS:
-        raise unknown("instrument", name, INSTRUMENTS)
-    return INSTRUMENTS[name]

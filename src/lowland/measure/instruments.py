@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+from lowland.core.errors import unknown
 from lowland.measure.features.active import active_units
 from lowland.measure.features.rank import feature_rank
 from lowland.measure.surface.loss import mean_loss
@@ -82,3 +84,22 @@ INSTRUMENTS: dict[str, Instrument] = {
     )
 }
 """Name -> instrument, in the order in which they are shown."""
+
+_GIVEN = {"features", "labels", "model", "loss_fn", "batches", "parameters"}
+
+
+def find_instrument(name: str) -> Instrument:
+    """The instrument of that name, or an `InputError` that gives the nearest one."""
+    if name not in INSTRUMENTS:
+        raise unknown("instrument", name, INSTRUMENTS)
+    return INSTRUMENTS[name]
+
+
+def check_options(options: Mapping[str, Mapping[str, Any]]) -> None:
+    """Raise `InputError` for an instrument, or an option of one, that does not exist."""
+    for name, chosen in options.items():
+        measure = find_instrument(name).measure
+        known = [key for key in inspect.signature(measure).parameters if key not in _GIVEN]
+        for option in chosen:
+            if option not in known:
+                raise unknown(f"option of {name}", option, known)

@@ -2,6 +2,7 @@
 
     run.json               what was asked, on which data, by which code; status running or finished
     history.parquet        one row per evaluation
+    measured.parquet       one row per measurement of the recipe's own; absent if it asks for none
     weights.safetensors    the final parameters and buffers; an experiment has none
     state.json, state-STEP.safetensors    only while running: all that is needed to go on
     tracked.json           only while running, and with loggers: the last step that they have
@@ -37,6 +38,7 @@ from lowland.train.state import (
 
 RUN = "run.json"
 HISTORY = "history.parquet"
+MEASURED = "measured.parquet"
 WEIGHTS = "weights.safetensors"
 TRACKED = "tracked.json"
 
@@ -72,6 +74,8 @@ def commit(folder: Path, run: str, state: State) -> None:
     with clear_errors(folder):
         save_state(folder, run, state)
         write_history(folder / HISTORY, state.rows)
+        if state.measured:
+            write_history(folder / MEASURED, state.measured)
 
 
 def finish(folder: Path, state: State, **facts: Any) -> None:
@@ -87,8 +91,11 @@ def finish(folder: Path, state: State, **facts: Any) -> None:
     weights = tensor_bytes(state.model)
     with clear_errors(folder):
         write_atomically(folder / WEIGHTS, lambda file: file.write(weights))
+        if state.measured:
+            write_history(folder / MEASURED, state.measured)
+    beside = (WEIGHTS, MEASURED) if state.measured else (WEIGHTS,)
     end = {name: getattr(state, name) for name in ("seconds", "sessions", "definitions")}
-    complete(folder, state.rows, beside=(WEIGHTS,), **facts, **end)
+    complete(folder, state.rows, beside=beside, **facts, **end)
 
 
 def complete(
@@ -181,7 +188,7 @@ def clear_errors(folder: Path) -> Iterator[None]:
 
 
 def _refuse_foreign(folder: Path) -> None:
-    known = {HISTORY, WEIGHTS, STATE, TRACKED, ".lock"}
+    known = {HISTORY, MEASURED, WEIGHTS, STATE, TRACKED, ".lock"}
     for path in sorted(folder.iterdir()):
         ours = path.name in known or path.match("state-*.safetensors") or path.match(".*.tmp")
         if not ours:

@@ -20,6 +20,7 @@ from lowland.train import directory
 from lowland.train.evaluate import Evaluator
 from lowland.train.history import Row
 from lowland.train.hold import Hold, once
+from lowland.train.measures import Measures
 from lowland.train.plan import Plan, make_plan
 from lowland.train.progress import OnProgress, Progress, Throttle
 from lowland.train.recipe import Recipe
@@ -117,14 +118,16 @@ class _Run:
         self._tell = options.tell
         self._trainer = Trainer(self._plan)
         self._evaluator = Evaluator(self._plan, self._trainer.module)
+        self._measures = Measures(self._plan, self._trainer.module, self._evaluator.definitions)
         # only now, when nothing in the recipe can be wrong any more
         state = directory.begin(folder, plan.record())
         with directory.clear_errors(folder):
             hold.claim()
         self._step = 0
         self._rows: list[Row] = []
+        self._measured: list[Row] = []
         self._sessions: list[dict[str, Any]] = []
-        self._seconds = {"train": 0.0, "evaluate": 0.0, "write": 0.0}
+        self._seconds = {"train": 0.0, "evaluate": 0.0, "measure": 0.0, "write": 0.0}
         if state is not None:
             self._resume(state)
         self._sessions.append({"step": self._step, **provenance()})
@@ -144,6 +147,7 @@ class _Run:
         self._evaluator.definitions.update(state.definitions)
         self._step = state.step
         self._rows, self._sessions = list(state.rows), list(state.sessions)
+        self._measured = list(state.measured)
         self._seconds.update(state.seconds)
 
     def go(self) -> None:
@@ -159,6 +163,7 @@ class _Run:
         self._tell(self._progress())
         self._send()  # what a kill kept from the loggers
         if not self._rows:
+            self._measure()
             self._evaluate()
         while self._step < self._plan.steps and not self._diverged:
             self._rest_of_epoch()
@@ -183,6 +188,7 @@ class _Run:
             self._step += 1
             if self._tracker.wants(self._step):
                 self._tracker.add(self._step, self._trainer.metrics(loss))
+            self._measure()
             if self._step in points:
                 self._evaluate()
                 if self._diverged:
@@ -196,6 +202,16 @@ class _Run:
     def _diverged(self) -> bool:
         """Whether the last evaluation found a loss that is not finite: no step can mend that."""
         return bool(self._rows) and self._rows[-1]["diverged"] == 1
+
+    def _measure(self) -> None:
+        """Add a row of the recipe's own measurements, if one is due."""
+        if not self._measures.wants(self._step):
+            return
+        self._lap("train")
+        row = self._measures(self._step)
+        self._measured.append(row)
+        self._tracker.add(self._step, {f"measure/{k}": v for k, v in row.items() if k != "step"})
+        self._lap("measure")
 
     def _evaluate(self) -> None:
         """Add a row to the history, and make it what a killed run goes on from."""
@@ -240,6 +256,7 @@ class _Run:
             definitions=self._evaluator.definitions,
             sessions=self._sessions,
             points=self._tracker.points,
+            measured=self._measured,
         )
 
     def _lap(self, kind: str) -> None:

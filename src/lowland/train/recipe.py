@@ -61,6 +61,11 @@ class Recipe:
             before the last one use the first.
         variances: shares of variance that the rank must explain.
         sharpness_rho: radius of the one-step sharpness in the last evaluation.
+        measures: instruments by name (`lowland.measure.INSTRUMENTS`), beside what the evaluations
+            measure; they never change the run. See `lowland.train.measures` for the columns.
+        measure_every: updates between two of these measurements; the end has one too.
+        measure_blocks: glob over the names of modules: the blocks that they look at.
+        measure_options: their options, as ``INSTRUMENT.OPTION=VALUE``.
         transfer_labels: classes left out of `labels` on which nearest neighbours are tried too.
         precision: ``32-true``, ``64-true``, ``bf16-mixed`` or ``bf16-true``.
         device: ``auto`` (a GPU if there is one), ``cpu`` or ``cuda``.
@@ -91,6 +96,10 @@ class Recipe:
     centers: tuple[str, ...] = ("unit", "example")
     variances: tuple[float, ...] = (0.99,)
     sharpness_rho: float = 0.05
+    measures: tuple[str, ...] = ()
+    measure_every: int = 100
+    measure_blocks: str = "block*"
+    measure_options: Options = ()
     transfer_labels: tuple[int, ...] | None = None
     precision: str = "32-true"
     device: str = "auto"
@@ -135,7 +144,8 @@ class Recipe:
     def to_dict(self) -> dict[str, Any]:
         """All settings as plain JSON values, in the order of the fields."""
         values = {name: getattr(self, name) for name in _hints()}
-        values["method_options"] = dict(self.method_options)
+        for name in ("method_options", "measure_options"):
+            values[name] = dict(values[name])
         return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
 
     @property
@@ -162,6 +172,7 @@ class Recipe:
 
     def _check_names(self) -> None:
         from lowland.data import DATASETS
+        from lowland.measure import INSTRUMENTS
         from lowland.models import MODELS
         from lowland.optim import METHODS
 
@@ -181,13 +192,21 @@ class Recipe:
             ("precision", self.precision, PRECISIONS),
             ("device", self.device, DEVICES),
             *(("center", center, CENTERS) for center in self.centers),
+            *(("instrument", name, INSTRUMENTS) for name in self.measures),
         )
         for kind, name, names in known:
             if name not in names:
                 raise unknown(kind, name, names)
 
     def _check_numbers(self) -> None:
-        for name in ("epochs", "batch_size", "evaluations", "rank_examples", "threads"):
+        for name in (
+            "epochs",
+            "batch_size",
+            "evaluations",
+            "rank_examples",
+            "measure_every",
+            "threads",
+        ):
             _at_least(name, getattr(self, name), 1)
         for name in ("rho", "lr", "momentum", "weight_decay", "sharpness_rho", "seed"):
             _at_least(name, getattr(self, name), 0)
@@ -206,6 +225,12 @@ class Recipe:
             raise InputError("method none has no rho and no method_options: choose a method")
         if self.base != "sgd" and self.momentum:
             raise InputError(f"momentum belongs to base sgd, not to {self.base}: set momentum=0")
+        for key, _ in self.measure_options:
+            if key.partition(".")[0] not in self.measures:
+                raise InputError(
+                    f"measure_options: {key!r} begins with none of measures: write "
+                    "INSTRUMENT.OPTION=VALUE, and name the instrument in measures"
+                )
         if self.transfer_labels is None:
             return
         if self.labels is None:

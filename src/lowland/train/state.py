@@ -36,6 +36,7 @@ class State:
         rows: history so far.
         definitions: what each measured column means, in words.
         sessions: provenance of every process that worked on the run, with the step it began at.
+        measured: rows of what the recipe measures beside its evaluations, so far.
         points: metrics that no logger has been given yet.
     """
 
@@ -47,6 +48,7 @@ class State:
     definitions: dict[str, str] = field(default_factory=dict)
     sessions: list[dict[str, Any]] = field(default_factory=list)
     points: list[Row] = field(default_factory=list)
+    measured: list[Row] = field(default_factory=list)
 
 
 def tensor_bytes(tensors: Mapping[str, Tensor]) -> bytes:
@@ -66,6 +68,7 @@ def save_state(folder: Path, run: str, state: State) -> None:
         **{name: getattr(state, name) for name in _PLAIN},
         "rows": encode_rows(state.rows),
         "points": encode_rows(state.points),
+        "measured": encode_rows(state.measured),
         "structure": structure,
         "tensors": {"file": file, "sha256": hashlib.sha256(payload).hexdigest()},
     }
@@ -99,6 +102,7 @@ def load_state(folder: Path, run: str) -> State | None:
         **{name: record[name] for name in _PLAIN},
         rows=decode_rows(record["rows"]),
         points=decode_rows(record["points"]),
+        measured=decode_rows(record.get("measured", [])),
     )
 
 

@@ -1,0 +1,137 @@
+"""Measuring every so many updates: the run stays the same, bit for bit."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from lowland.core.errors import InputError
+from lowland.measure import INSTRUMENTS, weight_norm
+from lowland.train import Recipe, read_history, read_record, read_weights, run
+from lowland.train.directory import HISTORY, MEASURED
+from lowland.train.trainer import build_model
+
+Make = Callable[..., Recipe]
+CHEAP = ("rank", "active", "weight-norm", "loss", "sharpness")
+NET = {"model": "preact-resnet-small", "width": 2, "rank_block": "block3"}
+
+
+def rows_of(folder: Path, file: str) -> list[dict[str, Any]]:
+    return [
+        {name: repr(value) for name, value in row.items() if not name.startswith("seconds/")}
+        for row in read_history(folder / file)
+    ]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {**NET},
+        {**NET, "method": "none", "rho": 0.0},
+        {**NET, "method": "looksam", "method_options": {"k": 2}},
+        {**NET, "method": "rw-sam"},
+        {"method": "sl-sam"},
+        {**NET, "base": "adamw", "momentum": 0.0, "precision": "bf16-mixed"},
+        {"precision": "64-true"},
+    ],
+    ids=lambda changes: "-".join(str(v) for v in changes.values() if isinstance(v, str)),
+)
+def test_measuring_does_not_change_the_run_by_one_bit(
+    changes: Any, tiny: Make, tmp_path: Path
+) -> None:
+    without = run(tiny(**changes), tmp_path)
+    measured = run(tiny(**changes, measures=tuple(INSTRUMENTS), measure_every=1), tmp_path)
+    assert without != measured
+    ours, theirs = read_weights(without), read_weights(measured)
+    assert ours.keys() == theirs.keys()
+    for name in ours:
+        assert torch.equal(ours[name], theirs[name]), name
+    assert rows_of(without, HISTORY) == rows_of(measured, HISTORY)
+    assert len(read_history(measured / MEASURED)) == 7
+    assert not (without / MEASURED).exists()
+
+
+def test_a_row_every_so_many_updates_and_at_the_end(tiny: Make, tmp_path: Path) -> None:
+    options = {"rank.variance": 0.9, "rank.center": "none"}
+    recipe = tiny(measures=("rank", "weight-norm"), measure_every=4, measure_options=options)
+    folder = run(recipe, tmp_path)
+    rows = read_history(folder / MEASURED)
+    assert [row["step"] for row in rows] == [0, 4, 6]
+    assert [row["epoch"] for row in rows] == [0, 4 / 3, 2]
+    assert set(rows[0]) == {
+        "step", "epoch", "rank/block1", "rank/block2",
+        "weight-norm/block1", "weight-norm/block2", "weight-norm",
+    }  # fmt: skip
+    module = build_model(recipe, (1, 8, 8), 10)
+    module.load_state_dict(read_weights(folder))
+    assert rows[-1]["weight-norm"] == weight_norm(module).value
+    assert rows[-1]["weight-norm/block2"] == weight_norm(module, parameters="block2").value
+    assert "0.9" in read_record(folder)["definitions"]["rank/block1"]
+    assert "not centred" in read_record(folder)["definitions"]["rank/block1"]
+    assert MEASURED in read_record(folder)["files"]
+
+
+class StoppedError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("after", [1, 2, 3])
+def test_an_interrupted_run_measures_the_same(after: int, tiny: Make, tmp_path: Path) -> None:
+    recipe = tiny(**NET, measures=CHEAP, measure_every=2)
+    whole = run(recipe, tmp_path / "whole")
+    calls = 0
+
+    def stop(progress: Any) -> None:
+        nonlocal calls
+        calls += progress.row is not None
+        if calls == after:
+            raise StoppedError
+
+    with pytest.raises(StoppedError):
+        run(recipe, tmp_path / "cut", on_progress=stop)
+    cut = run(recipe, tmp_path / "cut")
+    assert rows_of(whole, MEASURED) == rows_of(cut, MEASURED)
+    assert read_record(cut)["seconds"]["measure"] > 0
+
+
+@pytest.mark.filterwarnings("ignore:.*not finite.*")
+def test_a_network_that_diverged_has_nan(tiny: Make, tmp_path: Path) -> None:
+    recipe = tiny(lr=1e30, evaluations=1, measures=("rank", "loss"), measure_every=1)
+    rows = read_history(run(recipe, tmp_path) / MEASURED)
+    assert rows[0]["rank/block1"] > 0
+    assert math.isnan(rows[-1]["loss"])
+    assert math.isnan(rows[-1]["rank/block1"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"measures": ("rnak",)}, "did you mean 'rank'"),
+        ({"measures": ("rank",), "measure_every": 0}, "measure_every must be 1 or more"),
+        ({"measure_options": {"rank.variance": 0.9}}, "begins with none of measures"),
+        ({"measures": ("rank",), "measure_options": {"variance": 0.9}}, "begins with none"),
+    ],
+)
+def test_what_a_recipe_cannot_ask_for(changes: Any, said: str, tiny: Make) -> None:
+    with pytest.raises(InputError, match=said):
+        tiny(**changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"measure_options": {"rank.varaince": 0.9}}, "did you mean 'variance'"),
+        ({"measure_blocks": "layer*"}, "unknown block"),
+    ],
+)
+def test_what_does_not_fit_is_said_before_anything_is_written(
+    changes: Any, said: str, tiny: Make, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=said):
+        run(tiny(measures=("rank",), **changes), tmp_path)
+    assert [p.name for f in tmp_path.iterdir() for p in f.iterdir()] in ([], [".lock"])
