@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -16,7 +16,15 @@ Loss = Callable[[Any, Tensor], Tensor]
 """(outputs, targets) -> losses (b,), one per example, or their mean, a single number."""
 
 Batches = Iterable[Any]
-"""Pairs (inputs, targets), as a data loader gives them."""
+"""Pairs (inputs, targets), as a data loader gives them, or mappings from arguments to tensors.
+
+The inputs of a model are a tensor, or a mapping that is passed by name (``model(**inputs)``), as
+tokenizers make them: ``input_ids``, ``attention_mask``, ... A batch that is one mapping has its
+targets, if it has any, under ``labels``.
+"""
+
+LABELS = "labels"
+"""Where a batch that is one mapping has its targets."""
 
 
 def device_of(model: nn.Module) -> torch.device | None:
@@ -24,6 +32,11 @@ def device_of(model: nn.Module) -> torch.device | None:
     for tensor in (*model.parameters(), *model.buffers()):
         return tensor.device
     return None
+
+
+def outputs_of(model: nn.Module, inputs: Any) -> Any:
+    """``model(**inputs)`` if they are a mapping, else ``model(inputs)``."""
+    return model(**inputs) if isinstance(inputs, Mapping) else model(inputs)
 
 
 def labelled(model: nn.Module, batches: Batches) -> Iterator[tuple[Any, Tensor]]:
@@ -35,6 +48,8 @@ def labelled(model: nn.Module, batches: Batches) -> Iterator[tuple[Any, Tensor]]
     device = device_of(model)
     empty = True
     for batch in batches:
+        if isinstance(batch, Mapping) and LABELS in batch:
+            batch = ({k: v for k, v in batch.items() if k != LABELS}, batch[LABELS])
         if not isinstance(batch, list | tuple) or len(batch) != 2:
             raise InputError(
                 f"batches: got {type(batch).__name__}; each batch must be a pair (inputs, targets)"
@@ -57,6 +72,8 @@ def inputs_only(model: nn.Module, batches: Batches) -> Iterator[Any]:
 
 
 def _on(device: torch.device | None, part: Any) -> Any:
+    if isinstance(part, Mapping):
+        return {name: _on(device, value) for name, value in part.items()}
     return part.to(device) if device is not None and isinstance(part, Tensor) else part
 
 
