@@ -121,6 +121,13 @@ def test_a_stream_is_of_one_block() -> None:
         stream(small_net(), batches(), "block*")
 
 
+class Pair(nn.Module):
+    """Something before the features."""
+
+    def forward(self, x: torch.Tensor) -> tuple[None, torch.Tensor]:
+        return None, x
+
+
 class Odd(nn.Module):
     """Blocks that cannot be captured."""
 
@@ -128,13 +135,13 @@ class Odd(nn.Module):
         super().__init__()
         self.twice = nn.Linear(4, 4)
         self.never = nn.Linear(4, 4)
-        self.pair = nn.LSTM(4, 4)
+        self.pair = Pair()
         self.mixed = nn.Flatten(0)
         self.scalar = nn.L1Loss()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.twice(self.twice(x))
-        return self.mixed(self.pair(x)[0]).sum() + self.scalar(x, x)
+        return self.mixed(self.pair(x)[1]).sum() + self.scalar(x, x)
 
 
 @pytest.mark.parametrize(
@@ -142,7 +149,7 @@ class Odd(nn.Module):
     [
         ("twice", "block 'twice' ran 2 times in a forward pass; choose one that runs once"),
         ("never", "block 'never' ran 0 times in a forward pass"),
-        ("pair", "block 'pair' returns tuple; choose one that returns one tensor"),
+        ("pair", "block 'pair' returns tuple, no tensor first; choose one that returns a tensor"),
         ("mixed", r"block 'mixed' returns shape \(12,\) for 3 examples; choose one with a row"),
         ("scalar", r"block 'scalar' returns shape \(\) for 3 examples"),
     ],
@@ -152,6 +159,15 @@ def test_blocks_without_a_row_per_example_are_refused(block, message) -> None:
     with pytest.raises(InputError, match=message):
         capture(model, [torch.ones(3, 4)], block)
     assert not model.get_submodule(block)._forward_hooks
+
+
+def test_of_several_outputs_the_first_is_taken() -> None:
+    """A recurrent layer returns its outputs and its last state."""
+    model = nn.Sequential(nn.LSTM(4, 5, batch_first=True))
+    x = torch.randn(3, 2, 4)
+    with torch.no_grad():
+        expected = model(x)[0].flatten(1)
+    torch.testing.assert_close(capture(model, [x], "0")["0"], expected)
 
 
 def test_one_output_per_example_is_one_feature() -> None:
