@@ -84,7 +84,7 @@ def test_units_are_channels_at_positions() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"rule": "max"}, "unknown rule 'max': did you mean 'maximum'? known: maximum, positive"),
+        ({"rule": "max"}, "unknown rule 'max': did you mean 'maximum'? known: absolute, gelu"),
         ({"share": 1.0}, "share: 1.0 is not in [0, 1); give for example 0.05 for 5%"),
         ({"share": -0.1}, "share: -0.1 is not in [0, 1)"),
         ({"share": float("nan")}, "share: nan is not in [0, 1)"),

@@ -279,5 +279,5 @@ class Gated(nn.Module):
 def test_an_activation_that_cannot_be_told() -> None:
     model = Tower(Gated)
     assert "before-activation" not in residual_streams(model, [images()], "blocks.*")["blocks.0"]
-    with pytest.raises(InputError, match="block 'blocks.0' has no activation that can be told"):
+    with pytest.raises(InputError, match=r"block .blocks\.0. has no activation that can be told"):
         capture(model, [images()], "blocks.*", where=["after-mlp", "after-activation"])

@@ -13,16 +13,14 @@ from torch import Tensor
 
 from lowland.core.errors import InputError
 from lowland.core.records import Measurement
-from lowland.measure.features.matrices import as_matrix, double
+from lowland.measure.features.cosine import TIE, pieces, starts
+from lowland.measure.features.matrices import as_matrix
 
-STEPS = 10**12
+STEPS = round(1 / TIE)
 """Cosine similarities are compared in steps of 1/`STEPS`: closer ones are ties."""
 
 WORD = 2**62
 """Room in a whole number for step and place together; past 2 million examples steps get wider."""
-
-TABLE = 2**22
-"""Similarities held at a time (32 MiB)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +61,8 @@ def knn_error(
         query_labels: (q,) integers; labels that the reference lacks count as errors.
         k: neighbours, at most r.
 
-    Cost: r·q·d multiply-adds in float64; memory for both normalised sets and 2^22 similarities.
+    Cost: r·q·d multiply-adds in float64; memory beside the features for 2^22 similarities and two
+    pieces of 2^24 features, however many examples there are.
 
     Raises:
         InputError: sizes that do not fit, labels that are not integers, k outside [1, r].
@@ -72,17 +71,18 @@ def knn_error(
     0.5
     """
     start = time.perf_counter()
-    known = _directions(reference, "reference")
-    asked = _directions(queries, "queries").to(known.device)
+    known = as_matrix(reference, "reference")
+    asked = as_matrix(queries, "queries").to(known.device)
     known_labels = _labels(reference_labels, len(known), "reference_labels").to(known.device)
     asked_labels = _labels(query_labels, len(asked), "query_labels").to(known.device)
     _check(known, asked, k)
     classes, votes = torch.unique(known_labels, return_inverse=True)
     wrong = 0
-    step = max(1, TABLE // len(known))
-    for part, truth in zip(torch.split(asked, step), torch.split(asked_labels, step), strict=True):
-        winners = _vote(part @ known.T, votes, k=k, classes=len(classes))
-        wrong += int((classes[winners] != truth).sum())
+    step, block = pieces(len(asked), len(known), known.shape[1])
+    for begin, part in starts(asked, step):
+        votes_of = votes[_nearest(part, known, block, k)]
+        truth = asked_labels[begin : begin + len(part)]
+        wrong += int((classes[_winners(votes_of, len(classes))] != truth).sum())
     error = wrong / len(asked)
     return NeighborError(
         name="knn_error",
@@ -101,27 +101,29 @@ def knn_error(
     )
 
 
-def _vote(similarity: Tensor, votes: Tensor, *, k: int, classes: int) -> Tensor:
-    """The winning class (its number among `classes`) of each row of similarities (q, r).
+def _nearest(queries: Tensor, reference: Tensor, block: int, k: int) -> Tensor:
+    """Places (q, k) of the nearest of the reference, gone through block by block.
 
     Order is by whole numbers, similarity step first and place in the reference second. No two are
     equal, so the k smallest are the same ones however the rows were grouped and multiplied.
     """
-    size = similarity.shape[1]
-    steps = ((1.0 - similarity) * min(STEPS, WORD // (3 * size))).round_().long()
-    order = steps * size + torch.arange(size, device=steps.device)
-    nearest = order.topk(k, dim=1, largest=False, sorted=False).indices
-    counts = similarity.new_zeros(len(similarity), classes)
-    counts.scatter_add_(1, votes[nearest], counts.new_ones(nearest.shape))
-    return counts.argmax(1)  # the first of equal counts: the smallest label
+    size = len(reference)
+    best: Tensor | None = None
+    for start, part in starts(reference, block):
+        similarity = queries @ part.T
+        order = ((1.0 - similarity) * min(STEPS, WORD // (3 * size))).round_().long()
+        order = order.mul_(size).add_(torch.arange(start, start + len(part), device=order.device))
+        order = order if best is None else torch.cat([best, order], dim=1)
+        best = order.topk(min(k, order.shape[1]), dim=1, largest=False, sorted=False).values
+    assert best is not None  # an empty reference is refused
+    return (best % size).to(reference.device)
 
 
-def _directions(features: Any, what: str) -> Tensor:
-    """Rows divided by their norms, as float64; zero rows stay zero."""
-    rows = double(as_matrix(features, what))
-    rows /= rows.abs().amax(1, keepdim=True).clamp_min(torch.finfo(torch.float64).tiny)
-    norms: Tensor = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
-    return rows.div_(norms.clamp_min(torch.finfo(torch.float64).tiny))
+def _winners(votes: Tensor, classes: int) -> Tensor:
+    """The class (its number) with most of the votes (q, k); of equal ones the smallest."""
+    counts = votes.new_zeros(len(votes), classes)
+    counts.scatter_add_(1, votes, torch.ones_like(votes))
+    return counts.argmax(1)  # the first of equal counts
 
 
 def _labels(labels: Any, n: int, what: str) -> Tensor:
