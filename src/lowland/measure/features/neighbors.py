@@ -7,13 +7,13 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from lowland.core.errors import InputError
 from lowland.core.records import Measurement
 from lowland.measure.features.cosine import TIE, pieces, starts
+from lowland.measure.features.labels import whole_labels
 from lowland.measure.features.matrices import as_matrix
 
 STEPS = round(1 / TIE)
@@ -73,8 +73,8 @@ def knn_error(
     start = time.perf_counter()
     known = as_matrix(reference, "reference")
     asked = as_matrix(queries, "queries").to(known.device)
-    known_labels = _labels(reference_labels, len(known), "reference_labels").to(known.device)
-    asked_labels = _labels(query_labels, len(asked), "query_labels").to(known.device)
+    known_labels = whole_labels(reference_labels, len(known), "reference_labels").to(known.device)
+    asked_labels = whole_labels(query_labels, len(asked), "query_labels").to(known.device)
     _check(known, asked, k)
     classes, votes = torch.unique(known_labels, return_inverse=True)
     wrong = 0
@@ -124,15 +124,6 @@ def _winners(votes: Tensor, classes: int) -> Tensor:
     counts = votes.new_zeros(len(votes), classes)
     counts.scatter_add_(1, votes, torch.ones_like(votes))
     return counts.argmax(1)  # the first of equal counts
-
-
-def _labels(labels: Any, n: int, what: str) -> Tensor:
-    array = labels.detach().cpu().numpy() if isinstance(labels, Tensor) else np.asarray(labels)
-    if array.shape != (n,):
-        raise InputError(f"{what}: shape {array.shape}; give one label for each of {n} examples")
-    if array.dtype.kind not in "biu":
-        raise InputError(f"{what}: of type {array.dtype}; give whole numbers")
-    return torch.from_numpy(array.astype(np.int64))
 
 
 def _check(reference: Tensor, queries: Tensor, k: int) -> None:

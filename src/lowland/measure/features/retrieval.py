@@ -184,7 +184,8 @@ def _first_misses(similarity: Tensor, k: int) -> Misses:
     beyond = similarity - similarity.diagonal()[:, None]
     earlier = torch.ones_like(beyond, dtype=torch.bool).tril(-1)
     before = (beyond > TIE) | ((beyond >= -TIE) & earlier)
-    return (before.sum(1) >= k).double().cpu().numpy()
+    misses: Misses = (before.sum(1) >= k).double().cpu().numpy()
+    return misses
 
 
 class _Ranks:
@@ -236,13 +237,14 @@ def _similarity_of_pairs(left: Tensor, right: Tensor, of_texts: Tensor) -> Tenso
 def _counts(nearer: Tensor, own: Tensor) -> npt.NDArray[np.int64]:
     """(3, q): nearer, as near, and of those its own (at least what is as near as itself)."""
     level = torch.maximum(nearer[1] - nearer[0], own)
-    return np.asarray(torch.stack([nearer[0], level, own]).cpu())
+    counts: npt.NDArray[np.int64] = torch.stack([nearer[0], level, own]).cpu().numpy()
+    return counts
 
 
 def _chance_to_miss(counts: npt.NDArray[np.int64], k: int) -> Misses:
     """Of t others at one distance, in random order after g nearer ones, c are right: the chance
     that none of those is among the first k, C(t - c, s) / C(t, s) with s places left for them."""
-    chances = (counts[0] >= k).astype(np.float64)
+    chances: Misses = np.asarray(counts[0] >= k, dtype=np.float64)
     for place in np.flatnonzero((counts[0] < k) & (counts[1] > counts[2])):
         g, t, c = (int(number) for number in counts[:, place])
         s = min(k - g, t)
