@@ -53,8 +53,8 @@ def mean_loss(model: nn.Module, loss_fn: Loss, batches: Batches) -> MeanLoss:
             outputs = model(inputs)
             values.append(losses(loss_fn, outputs, targets).cpu().double())
             weights.append(len(targets))
-            if _classifies(outputs, targets):
-                wrong.append(_errors(outputs, targets))
+            if classifies(outputs, targets):
+                wrong.append(misclassified(outputs, targets))
     n = sum(weights)
     total = sum(float(v.mean()) * w for v, w in zip(values, weights, strict=True))
     return MeanLoss(
@@ -75,11 +75,13 @@ def _standard_error(values: list[Tensor], n: int) -> float | None:
     return float(torch.cat(values).std()) / math.sqrt(n)
 
 
-def _classifies(outputs: object, targets: Tensor) -> bool:
+def classifies(outputs: object, targets: Tensor) -> bool:
+    """Whether these are outputs (b, classes) and the numbers of the right classes (b,)."""
     whole = not (targets.is_floating_point() or targets.is_complex()) and targets.ndim == 1
     return isinstance(outputs, Tensor) and outputs.ndim == 2 and outputs.shape[1] > 1 and whole
 
 
-def _errors(outputs: Tensor, targets: Tensor) -> int:
+def misclassified(outputs: Tensor, targets: Tensor) -> int:
+    """How many examples have their largest output elsewhere than the target, or a NaN."""
     wrong = (outputs.argmax(1) != targets) | outputs.isnan().any(1)
     return int(wrong.sum())

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from lowland.core.errors import InputError
-from lowland.core.perturbation import global_norm
 from lowland.core.records import Measurement
-from lowland.core.restore import preserved, preserved_randomness
-from lowland.measure.averages import batch_number, mean_of, standard_error_of
-from lowland.measure.evaluation import Batches, Loss, labelled, losses
-from lowland.measure.parameters import chosen_parameters, gradients_of, moved
+from lowland.core.restore import preserved
+from lowland.measure.averages import mean_of, standard_error_of
+from lowland.measure.evaluation import Batches, Loss
+from lowland.measure.parameters import chosen_parameters, moved
+from lowland.measure.surface.balls import Ball, Scales, scaled, steepest
+from lowland.measure.surface.groups import GroupSize, check_groups, groups
+from lowland.measure.surface.objective import Objective, Point, check_logits, logits_words, rise
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,12 +49,21 @@ def one_step_sharpness(
     rho: float,
     parameters: str | None = None,
     training_mode: bool = False,
+    p: float = 2.0,
+    adaptive: str | None = None,
+    eta: float = 0.0,
+    scale_bias: bool = True,
+    m: GroupSize = "batch",
+    examples: int | None = None,
+    logits: str | None = None,
 ) -> OneStepSharpness:
-    """The mean over batches of L(w + ρ·g/‖g‖) - L(w), each batch with its own loss L and g = ∇L(w).
+    """The mean over batches of L(w + ε) - L(w), each batch with its own loss L and steepest ε.
 
-    ‖g‖ is one norm over all parameters that are moved. Batches weigh by their examples.
-    The value depends on the batch size m: with smaller m each step fits fewer examples and the
-    loss rises more. A batch with g = 0 counts as 0. A model that has diverged gives NaN.
+    By default ε = ρ·g/‖g‖ with g = ∇L(w), SAM's perturbation; in general it is the ε with
+    ‖T⁻¹ε‖_p = ρ up which L rises fastest at w (`Ball`). ‖g‖ is one norm over all parameters that
+    are moved. Batches weigh by their examples. The value depends on the batch size m: with smaller
+    m each step fits fewer examples and the loss rises more. A batch with g = 0 counts as 0. A model
+    that has diverged gives NaN; a pass at w + ε that overflows counts as infinite.
 
     Afterwards weights, buffers, modes, `.grad` and random generators are as they were.
 
@@ -68,39 +76,50 @@ def one_step_sharpness(
             require gradients.
         training_mode: evaluate in train mode (statistics of the batch, dropout with the same draws
             at both points) instead of eval mode.
+        p: the norm that bounds ε: 2, ``math.inf``, 1 or any between.
+        adaptive: None, "elementwise" (ASAM's T = |w| + η), "layerwise" or "filterwise".
+        eta: η.
+        scale_bias: False leaves T = 1 on tensors without "weight" in their name, as ASAM does.
+        m: examples that share a step: "batch" for batches as they come; a number regroups the
+            examples, the last group with what is left; None for one step for all data, which are
+            then read twice.
+        examples: the first so many alone.
+        logits: normalise the outputs before the loss (`normalized_logits`).
 
-    Cost: per batch two forward passes and one backward; two copies of the weights.
+    Cost: per batch two forward passes and one backward; two copies of the weights, and a third for
+    T or p other than 2.
 
     Raises:
-        InputError: ρ negative or not finite, no examples, a loss of the wrong shape, or nothing
-            that requires gradients.
+        InputError: ρ negative or not finite, no examples, a loss of the wrong shape, nothing that
+            requires gradients, or options that make no sense.
     """
     start = time.perf_counter()
-    if not (math.isfinite(rho) and rho >= 0):
-        raise InputError(f"rho: {rho!r} is not a radius; give a finite number from 0 on")
+    ball = Ball(rho, p, adaptive, eta, scale_bias)
+    check_groups(m, examples)
+    check_logits(logits)
+    if training_mode and m != "batch":
+        raise InputError(
+            "m: in train mode the loss depends on the batch; give batches of m examples and "
+            "m='batch'"
+        )
     sizes: list[int] = []
     before: list[float] = []
-    after: list[float] = []
+    rises: list[float] = []
     with preserved(model), torch.inference_mode(False), torch.enable_grad():
         model.train(training_mode)
-        weights = list(chosen_parameters(model, parameters).values())
-        for inputs, targets in labelled(model, batches):
-            evaluate = partial(_evaluate, model, loss_fn, inputs, targets)
-            low, high = _two_losses(evaluate, weights, rho)
-            sizes.append(len(targets))
-            before.append(low)
-            after.append(high)
-    n = sum(sizes)
-    rises = [high - low for low, high in zip(before, after, strict=True)]
+        named = chosen_parameters(model, parameters)
+        weights, scales = list(named.values()), ball.scales(named)
+        for group in groups(model, batches, m, examples):
+            objective = Objective(model, loss_fn, group, logits)
+            point, risen = _rise(objective, weights, ball, scales)
+            sizes.append(point.n)
+            before.append(point.loss)
+            rises.append(risen)
     return OneStepSharpness(
         name="one_step_sharpness",
         value=mean_of(rises, sizes),
-        definition=(
-            "mean over batches, by examples, of L(w + rho g/||g||) - L(w), "
-            f"{'train' if training_mode else 'eval'} mode, Euclidean norm over "
-            f"{'all parameters' if parameters is None else parameters}"
-        ),
-        n=n,
+        definition=_definition(ball, parameters, training_mode, logits),
+        n=sum(sizes),
         dtype=str(weights[0].dtype).removeprefix("torch."),
         seconds=time.perf_counter() - start,
         uncertainty=standard_error_of(rises, sizes),
@@ -113,20 +132,27 @@ def one_step_sharpness(
     )
 
 
-def _evaluate(model: nn.Module, loss_fn: Loss, inputs: Any, targets: Tensor) -> Tensor:
-    return losses(loss_fn, model(inputs), targets)
+def _definition(ball: Ball, parameters: str | None, training_mode: bool, logits: str | None) -> str:
+    where = "all parameters" if parameters is None else parameters
+    plain = ball.p == 2 and ball.adaptive is None
+    step = "rho g/||g||" if plain else "eps"
+    norm = "Euclidean norm" if plain else f"eps the steepest of length rho in the {ball.words}"
+    return (
+        f"mean over batches, by examples, of L(w + {step}) - L(w), "
+        f"{'train' if training_mode else 'eval'} mode, {norm} over {where}{logits_words(logits)}"
+    )
 
 
-def _two_losses(
-    evaluate: Callable[[], Tensor], weights: list[nn.Parameter], rho: float
-) -> tuple[float, float]:
-    """The mean loss of a batch at w and at w + ρ·g/‖g‖, from the same random draws."""
-    with preserved_randomness():
-        loss = evaluate()
-        gradients = gradients_of(loss.mean(), weights)
-    low = batch_number(loss)
-    norm = float(global_norm([g for g in gradients if g is not None]))
-    if norm == 0.0 or rho == 0.0:
-        return low, low
-    with moved(weights, gradients, rho / norm), torch.no_grad():
-        return low, batch_number(evaluate())
+def _rise(
+    objective: Objective, weights: list[nn.Parameter], ball: Ball, scales: Scales
+) -> tuple[Point, float]:
+    """What a group has at w, and the rise to w + ε, from the same random draws."""
+    point, gradients = objective.gradient(weights)
+    directions, divisor = steepest(scaled(gradients, scales), ball.p)
+    if math.isnan(divisor):
+        return point, math.nan
+    length = ball.rho / divisor
+    if length == 0.0:
+        return point, point.loss - point.loss
+    with moved(weights, scaled(directions, scales), length):
+        return point, rise(point.loss, objective.point(last=True).loss)
