@@ -139,12 +139,12 @@ def looks(steps: int) -> set[int]:
     steps, and by no less than 6% apart.
 
     >>> sorted(looks(20))
-    [5, 9, 12, 15, 16, 18, 19]
+    [5, 9, 12, 14, 16, 18, 19]
     """
-    shares = [0.0, 0.22]
-    while shares[-1] < 1:
-        shares.append(shares[-1] + max(shares[-1] - shares[-2] - 0.03, 0.06))
-    return {math.ceil(share * steps) for share in shares[1:]} - set(range(steps, 2 * steps + 2))
+    percent = [0, 22]
+    while percent[-1] < 100:
+        percent.append(percent[-1] + max(percent[-1] - percent[-2] - 3, 6))
+    return {-(-share * steps // 100) for share in percent[1:] if share * steps <= 100 * (steps - 1)}
 
 
 def _add(z: list[Tensor], steps: Sequence[Tensor | None], length: float) -> list[Tensor]:
