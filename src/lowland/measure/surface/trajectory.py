@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -91,7 +92,7 @@ def trajectory_directions(
     ).numpy()
     if not np.isfinite(gram).all():
         raise InputError("checkpoints: weights that are not finite; leave diverged ones out")
-    mixtures, explained = _components(gram, center)
+    mixtures, explained = _components(gram, center, _rounding(named.values(), len(states)))
     at = gram @ mixtures
     steps = [_mixed(column, named, states) for column in mixtures.T]
     words = f"principal component {{}} of {len(states)} checkpoints"
@@ -125,15 +126,22 @@ def _rows(name: str, weight: Tensor, states: Sequence[dict[str, Tensor]]) -> Ten
     return torch.stack([s[name].cpu().double().flatten() - home for s in states])
 
 
+def _rounding(weights: Iterable[Tensor], count: int) -> float:
+    """The energy that rounding alone gives the differences, an ulp of w in each."""
+    return count * math.fsum(
+        float(w.detach().double().square().sum()) * torch.finfo(w.dtype).eps ** 2 for w in weights
+    )
+
+
 def _components(
-    gram: npt.NDArray[np.float64], center: str
+    gram: npt.NDArray[np.float64], center: str, rounding: float
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """How to mix the differences into each direction, (T, 2), and the shares they explain."""
     count = len(gram)
     away = np.eye(count) - (1 / count if center == "mean" else 0.0)
     energies, vectors = np.linalg.eigh(away @ gram @ away)
     energies, vectors = energies[::-1], vectors[:, ::-1]
-    if energies[1] <= count * np.finfo(np.float64).eps * max(energies[0], np.trace(gram)):
+    if energies[1] <= max(count * np.finfo(np.float64).eps * np.trace(gram), rounding):
         raise InputError(
             "checkpoints: they lie on a line, and a plane needs a second direction; give more of "
             "them, or draw a line with direction_towards"
