@@ -32,8 +32,8 @@ def as_matrix(features: Any, what: str) -> Tensor:
 
 
 def largest(tensor: Tensor) -> float:
-    """The largest magnitude; NaN or infinite if any element is. One read, no copy."""
-    low, high = torch.aminmax(tensor)
+    """The largest magnitude; NaN or infinite if any element is. One read, no copy, one wait."""
+    low, high = torch.stack(torch.aminmax(tensor)).tolist()
     return max(abs(float(low)), abs(float(high)))
 
 

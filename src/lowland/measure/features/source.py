@@ -17,6 +17,9 @@ from lowland.measure.features.matrices import as_matrix, double
 PIECE = 2**21
 """Elements converted to float64 at a time (16 MiB): bounds what is held beside the input."""
 
+TALL = 512
+"""Rows of wide features in memory that are worth multiplying at a time."""
+
 
 class Features(Protocol):
     """An n-by-d matrix that can be read several times, row piece by row piece."""
@@ -37,9 +40,12 @@ class InMemory:
     matrix: Tensor
 
     def rows(self) -> Iterator[Tensor]:
-        """Row pieces, without a copy: of `PIECE` elements, or of min(n, d)²/4 if that is more."""
+        """Row pieces, without a copy: of `PIECE` elements, or `TALL` rows if that is more.
+
+        `TALL` rows only as far as they have fewer than min(n, d)²/4 elements.
+        """
         n, width = self.matrix.shape
-        step = max(1, PIECE // width, min(n, width) ** 2 // (4 * width))
+        step = max(1, PIECE // width, min(TALL, min(n, width) ** 2 // (4 * width)))
         yield from torch.split(self.matrix, step)
 
     def columns(self, start: int, stop: int) -> Tensor:
