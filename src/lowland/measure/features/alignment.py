@@ -8,8 +8,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lowland.measure.features.matrices import double, largest, resolution, unit_for
-from lowland.measure.features.products import times_transpose
+from lowland.measure.features.matrices import (
+    double,
+    largest,
+    resolution,
+    times_transpose,
+    unit_for,
+)
 from lowland.measure.features.source import PIECE, InMemory, Streamed
 
 ROUNDING = 1e-12
