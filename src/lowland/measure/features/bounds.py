@@ -109,7 +109,7 @@ def rank_bounds(
     sketch = FrequentDirections(size=size, center=center).read(opened)
     evidence = _Evidence(sketch)
     directions = sketch.rows.T
-    for _ in range(passes - 1):
+    for _ in range(passes - 1 if evidence.total > 0 else 0):
         basis = torch.linalg.qr(directions)[0]
         measured = project(opened, sketch, basis)
         evidence.add(measured, basis)

@@ -12,7 +12,9 @@ HALVED_FROM = 2048
 """Sums this large are kept as halves on the CPU: half the memory, and reduced where they lie."""
 
 COLUMNS = 1024
-"""Width of the blocks of columns that a half is kept in: 10% more than half at size 10,240."""
+"""Width of the blocks of columns that a half is kept in: 10% more than half at size 10,240.
+
+A multiple of the width of the band that halves are reduced to."""
 
 
 class Gram(Protocol):
