@@ -1,0 +1,67 @@
+"""What every process does with metrics in the tests; compared with one process with all data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from lowland.integrations.torchmetrics import ActiveUnits, FeatureRank, KNNError
+
+SHARES = (0.5, 0.9, 0.99, 1.0)
+
+METRICS: dict[str, Callable[[], Any]] = {
+    "rank": lambda: FeatureRank(SHARES),
+    "rank of examples": lambda: FeatureRank(SHARES, "example"),
+    "rank, not centred": lambda: FeatureRank(SHARES, "none"),
+    "rank of wide features": lambda: FeatureRank(SHARES, widest=3),
+    "active": ActiveUnits,
+    "active on a share": lambda: ActiveUnits("positive", examples=0.45),
+    "active channels": lambda: ActiveUnits("absolute", share=0.1, channels=2),
+    "neighbours": lambda: KNNError(k=3),
+}
+
+SPLITS = {"even": 0.5, "ragged": 0.3, "all on the second": 0.0}
+
+
+def examples(dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(41, 8, generator=generator) * 0.6 ** torch.arange(8) + 3
+    return x.to(dtype), torch.randint(0, 3, (41,), generator=generator)
+
+
+def feed(metric: nn.Module, name: str, x: Tensor, y: Tensor, size: int) -> None:
+    """Batches of `size`; none at all where there are no examples."""
+    for part, of in zip(x.split(size), y.split(size), strict=True):
+        if len(part) == 0:
+            continue
+        if name == "neighbours":
+            metric.update(part, of, reference=True)
+            metric.update(part.flip(1), of)
+        else:
+            metric.update(part)
+
+
+def metrics(rank: int, world: int, folder: str) -> dict[str, Any]:
+    """Every metric on this rank's part, of every split and type, computed twice, then reset."""
+    out: dict[str, Any] = {}
+    for dtype in (torch.float32, torch.float64):
+        x, y = examples(dtype)
+        for split, share in SPLITS.items():
+            cut = round(share * len(x))
+            mine = slice(0, cut) if rank == 0 else slice(cut, None)
+            for name, make in METRICS.items():
+                metric = make()
+                if cut == 0 and rank == 0:
+                    metric._update_count = 1  # else torchmetrics warns, as it should
+                feed(metric, name, x[mine], y[mine], size=4 + rank)
+                first = metric.compute()
+                held = sum(len(t) for t in getattr(metric, "features", []))
+                metric._computed = None
+                again = metric.compute()
+                out[f"{name} {split} {dtype}"] = (first, torch.equal(first, again), held)
+    dist.barrier()
+    return out
