@@ -13,6 +13,7 @@ from transformer_blocks import (
     OnlyAttention,
     Parallel,
     PostNormBlock,
+    SandwichBlock,
     ScaledBlock,
     TimmBlock,
     Tower,
@@ -41,7 +42,7 @@ NOTED = {
     "attention-branch": "a",
     "mlp-branch": "m",
 }
-BLOCKS = [TimmBlock, InPlaceBlock, ScaledBlock, PostNormBlock, MixerBlock]
+BLOCKS = [TimmBlock, InPlaceBlock, ScaledBlock, SandwichBlock, PostNormBlock, MixerBlock]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])

@@ -107,6 +107,25 @@ class ScaledBlock(Noted):
         return y
 
 
+class SandwichBlock(Noted):
+    """Norms before and after each branch; those after it are given the branch, not the stream."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = nn.LayerNorm(WIDTH), nn.LayerNorm(WIDTH)
+        self.norm_of_attention, self.norm_of_mlp = nn.LayerNorm(WIDTH), nn.LayerNorm(WIDTH)
+        self.attention, self.mlp = Attention(), Mlp()
+        self.scale1, self.scale2 = LayerScale(), LayerScale()
+
+    def forward(self, x: Tensor) -> Tensor:
+        a = self.norm_of_attention(self.scale1(self.attention(self.norm1(x))))
+        between = x + a
+        m = self.norm_of_mlp(self.scale2(self.mlp(self.norm2(between))))
+        y = between + m
+        self.note(x=x, a=a, between=between, m=m, y=y)
+        return y
+
+
 class PostNormBlock(Noted):
     """Norms after the sums."""
 
