@@ -189,4 +189,4 @@ def test_intervals_cover(options) -> None:
     ],
 )
 def test_intervals_cover_between_93_and_97_percent(options) -> None:
-    assert 0.93 <= coverage(3000, **options) <= 0.97
+    assert 0.93 <= coverage(1500, **options) <= 0.97

@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor
 
 from lowland.measure.surface.balls import norm_of, project, steepest
@@ -30,7 +29,7 @@ class Summit:
         point: what is there.
         radius: how far out it is, in the norm of the ball.
         halfway: the highest loss seen when half of the steps were done.
-        z: where it is, if asked for.
+        z: where it is, while the climb lasts, if asked for.
     """
 
     p: float
@@ -76,7 +75,8 @@ def climb(
     growing intervals the step is halved, and the ascent goes back to its highest point, where
     fewer than three quarters of the steps went up, or nothing was gained since the last look.
 
-    Cost: `steps` passes with a gradient and one without; two copies of z, four if halving.
+    Cost: `steps` passes with a gradient and one without, and one more with a gradient for each time
+    that halving goes back; z and a gradient, and three more of z if halving.
     """
     halving = kind == "halving"
     summit = Summit(p, keep=halving)
@@ -100,13 +100,14 @@ def climb(
             project(_add(z, directions, pace.length / divisor), p, rho)
             continue
         ahead = project(_add([t.clone() for t in z], directions, pace.length / divisor), p, rho)
+        del slope, directions
         share = _MOMENTUM if k else 1.0
-        for i, t in enumerate(z):
-            moved = torch.add(t, ahead[i] - t, alpha=share).add_(t - before[i], alpha=1 - share)
-            before[i].copy_(t)
-            t.copy_(moved)
-        project(z, p, rho)
+        # z + a·(ahead - z) + (1 - a)·(z - before), in the memory of `ahead`
+        for new, now, old in zip(ahead, z, before, strict=True):
+            new.mul_(share).add_(now, alpha=2 - 2 * share).add_(old, alpha=share - 1)
+        before, z = z, list(project(ahead, p, rho))
     summit.see(look(z, False)[0], z)
+    summit.z = []
     return summit
 
 

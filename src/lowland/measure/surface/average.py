@@ -112,7 +112,7 @@ def average_sharpness(
         seed: of the draws, made on the CPU: the same on every device.
 
     Cost: 1 + draws forward passes (twice the draws if antithetic), d random numbers for each draw
-    and group; two copies of the weights, one of the noise, one of T.
+    and group; four copies of the weights beside the model's own, two more for T.
 
     Source: arXiv 2302.07011 for the Gaussian forms. `SHARPNESS_PRESETS` has its options.
 

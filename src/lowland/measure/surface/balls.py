@@ -84,9 +84,9 @@ class Ball:
         return wide.abs() + self.eta
 
 
-def filter_norms(weight: Tensor) -> Tensor:
+def filter_norms(weight: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     """‖w_f‖ for every entry f of the first axis, with axes of size 1 for the others."""
-    norms: Tensor = torch.linalg.vector_norm(weight.flatten(1), dim=1)
+    norms: Tensor = torch.linalg.vector_norm(weight.flatten(1), dim=1, dtype=dtype)
     return norms.view(-1, *[1] * (weight.ndim - 1))
 
 
@@ -182,7 +182,7 @@ def uniform_in_ball(
     y = 0.0
     if not surface and p != math.inf:
         y = float(torch.empty((), dtype=torch.float64).exponential_(generator=draw))
-    total = sum(float((t.double().abs() ** p).sum()) for t in x) + y
+    total = sum(float(torch.linalg.vector_norm(t, p, dtype=torch.float64)) ** p for t in x) + y
     factor = rho / total ** (1 / p) if total > 0 else 0.0
     return [t.mul_(factor).to(like[i].device) for i, t in enumerate(x)]
 
@@ -204,6 +204,6 @@ def _power_noise(like: Tensor, p: float, draw: torch.Generator) -> Tensor:
     if p == 2:
         return torch.randn(shape, generator=draw, dtype=dtype).mul_(math.sqrt(0.5))
     shapes = torch.full(shape, 1 / p, dtype=dtype)
-    size: Tensor = torch._standard_gamma(shapes, generator=draw) ** (1 / p)
-    sign = torch.randint(0, 2, shape, generator=draw).to(dtype).mul_(2).sub_(1)
-    return size * sign
+    size: Tensor = torch._standard_gamma(shapes, generator=draw).pow_(1 / p)
+    sign = torch.randint(0, 2, shape, generator=draw, dtype=torch.int8).mul_(2).sub_(1)
+    return size.mul_(sign)

@@ -62,7 +62,7 @@ def bezier_path(
         seed: of t.
 
     Cost: `steps` forward and backward passes over a batch, then `linear_path`'s; seven copies of
-    the weights.
+    the weights beside the model's own and the end's.
 
     Raises:
         InputError: as `linear_path`; steps or lr that make no sense; nothing requires gradients.
@@ -106,7 +106,10 @@ class _Bend:
     def at(self, name: str, t: float) -> Tensor:
         """φ(t) of one parameter."""
         a, b, c = bezier_shares(t)
-        return a * self.ends.first[name] + b * self.theta[name] + c * self.ends.last[name]
+        if b == 0:  # also where θ is infinite
+            return self.ends.line(name, t)
+        at = a * self.ends.first[name]
+        return at.add_(self.theta[name], alpha=b).add_(self.ends.last[name], alpha=c)
 
 
 def bezier_shares(t: float) -> tuple[float, float, float]:

@@ -122,10 +122,14 @@ def _drawn(
     source = generator("cpu", "direction", seed, number, name)
     drawn = torch.randn(weight.shape, generator=source, dtype=torch.float64)
     if normalization != "none":
-        wide = weight.cpu().double()
-        norms = filter_norms if normalization == "filter" and not bias else torch.linalg.norm
-        drawn *= _ratio(norms(wide), norms(drawn))
+        norms = filter_norms if normalization == "filter" and not bias else _norm
+        drawn *= _ratio(norms(weight.cpu(), torch.float64), norms(drawn, torch.float64))
     return drawn.to(weight.device, wide_dtype(weight.dtype))
+
+
+def _norm(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    found: Tensor = torch.linalg.vector_norm(tensor, dtype=dtype)
+    return found
 
 
 def _ratio(target: Tensor, norm: Tensor) -> Tensor:
@@ -204,12 +208,27 @@ Parts = Sequence[Tensor | None]
 
 
 def dot(left: Parts, right: Parts) -> float:
-    """⟨a, b⟩ over all tensors together, in float64."""
+    """⟨a, b⟩ over all tensors together, in float64, a million elements at a time."""
     return math.fsum(
-        float((a.double() * b.double()).sum())
-        for a, b in zip(left, right, strict=True)
-        if a is not None and b is not None
+        float(a.double() @ b.double())
+        for one, other in zip(left, right, strict=True)
+        if one is not None and other is not None
+        for a, b in zip(_slices(one), _slices(other), strict=True)
     )
+
+
+def squared_distance(left: Parts, right: Parts) -> float:
+    """‖a - b‖² over all tensors together, as `dot`."""
+    return math.fsum(
+        float((a.double() - b.double()).square().sum())
+        for one, other in zip(left, right, strict=True)
+        if one is not None and other is not None
+        for a, b in zip(_slices(one), _slices(other), strict=True)
+    )
+
+
+def _slices(tensor: Tensor) -> tuple[Tensor, ...]:
+    return torch.split(tensor.reshape(-1), 1_000_000)
 
 
 def orthogonal_to(parts: Parts, other: Parts) -> list[Tensor | None]:

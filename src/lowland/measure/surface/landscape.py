@@ -147,7 +147,8 @@ def loss_plane(
 
     Cost: one forward pass over the data for each point (two if re-estimated). Moving the weights
     reads and writes a copy of the parameters per direction, for each point and batch if the data
-    are read once. Memory: the weights twice and each direction.
+    are read once. Memory: three copies of the weights beside the
+    model's own, and each direction.
 
     Raises:
         InputError: an even number of points, options that make no sense, directions of other

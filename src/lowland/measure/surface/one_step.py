@@ -86,8 +86,8 @@ def one_step_sharpness(
         examples: the first so many alone.
         logits: normalise the outputs before the loss (`normalized_logits`).
 
-    Cost: per batch two forward passes and one backward; two copies of the weights, and a third for
-    T or p other than 2.
+    Cost: per batch two forward passes and one backward; three copies of the weights beside the
+    model's own, the gradient among them, and two or three more for T or p other than 2.
 
     Raises:
         InputError: ρ negative or not finite, no examples, a loss of the wrong shape, nothing that

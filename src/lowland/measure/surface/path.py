@@ -26,7 +26,7 @@ from lowland.measure.surface.checkpoints import (
     parameters_of,
     stored_buffers,
 )
-from lowland.measure.surface.directions import dot
+from lowland.measure.surface.directions import dot, squared_distance
 from lowland.measure.surface.survey import BATCH_NORM, Seen, Survey, survey
 
 Array = npt.NDArray[np.float64]
@@ -104,8 +104,8 @@ def linear_path(
             connectivity); BatchNorm's statistics are then re-estimated at α = 1 too. None for all.
         batch_norm: "reestimated"; "keep" interpolates the running statistics like other buffers.
 
-    Cost: `points` forward passes over the data, nearly twice that with BatchNorm; the weights four
-    times.
+    Cost: `points` forward passes over the data, nearly twice that with BatchNorm; four copies of
+    the weights beside the model's own and the end's.
 
     Raises:
         InputError: names or shapes that differ, options that make no sense, no examples, a loss of
@@ -150,14 +150,13 @@ class Ends:
         origin: Checkpoint = model if start is None else start
         self._params = chosen_parameters(model, None, frozen=True)
         chosen = chosen_parameters(model, parameters, frozen=True)
-        self._start = parameters_of(model, origin, "start")
-        theirs = parameters_of(model, end, "end")
-        self.first = {n: _wide(self._start[n], p) for n, p in chosen.items()}
+        ours, theirs = parameters_of(model, origin, "start"), parameters_of(model, end, "end")
+        self._still = _own({n: t for n, t in ours.items() if n not in chosen})
+        self.first = {n: _wide(ours[n], p) for n, p in chosen.items()}
         self.last = {n: _wide(theirs[n], p) for n, p in chosen.items()}
         self._buffers = stored_buffers(model)
         self._first_buffers = _own(buffers_of(model, origin, "start"))
         self._last_buffers = _own(buffers_of(model, end, "end"))
-        self._start = _own(self._start)
         self.whole = len(chosen) == len(self._params)
         self.alphas = tuple(i / (points - 1) for i in range(points))
 
@@ -179,7 +178,7 @@ class Ends:
         """Weights and buffers at α."""
         for name, parameter in self._params.items():
             moves = name in self.first
-            parameter.data.copy_(route(name, alpha) if moves else self._start[name])
+            parameter.data.copy_(route(name, alpha) if moves else self._still[name])
         self._stand_buffers(alpha if self.whole else 0.0)
 
     def _stand_buffers(self, alpha: float) -> None:
@@ -199,8 +198,7 @@ class Ends:
     @property
     def distance(self) -> float:
         """‖w_1 - w_0‖."""
-        apart = [self.last[n] - t for n, t in self.first.items()]
-        return math.sqrt(dot(apart, apart))
+        return math.sqrt(squared_distance(list(self.first.values()), list(self.last.values())))
 
     @property
     def cosine(self) -> float:

@@ -149,9 +149,9 @@ def worst_sharpness(
         logits: normalise the outputs before the loss (`normalized_logits`).
         seed: of the starts, drawn on the CPU: the same on every device.
 
-    Cost: restarts·steps forward and backward passes and restarts + 1 forward passes (halving:
-    and one of each kind for each time that it goes back); the weights two times, T, and z, gradient
-    and steps, in all five to eight copies of the parameters.
+    Cost: restarts·steps forward and backward passes and restarts + 1 forward passes; if halving,
+    one of each more for each time that it goes back, at most seven times in an ascent of 20. Eight
+    copies of the weights beside the model's own, five if fixed; one more for T.
 
     Source: arXiv 2302.07011 (APGD), 2305.16292 (fixed). `SHARPNESS_PRESETS` has their options.
 
