@@ -39,6 +39,7 @@ def test_several_shares_of_examples_from_one_look() -> None:
     assert record.by_examples == {s: 100 - k for k, s in enumerate(shares)}
     assert (record.value, record.examples) == (100, 0.0)
     assert active_units(x, examples=(0.01, 0.05)).value == 99
+    assert active_units(x, examples=0.6999999999).value == 31
 
 
 @settings(deadline=None, max_examples=40)

@@ -13,6 +13,7 @@ from transformer_blocks import (
     OnlyAttention,
     Parallel,
     PostNormBlock,
+    PostNormMixerBlock,
     SandwichBlock,
     ScaledBlock,
     TimmBlock,
@@ -42,7 +43,8 @@ NOTED = {
     "attention-branch": "a",
     "mlp-branch": "m",
 }
-BLOCKS = [TimmBlock, InPlaceBlock, ScaledBlock, SandwichBlock, PostNormBlock, MixerBlock]
+PRE_NORM = [TimmBlock, InPlaceBlock, ScaledBlock, SandwichBlock, MixerBlock]
+BLOCKS = [*PRE_NORM, PostNormBlock, PostNormMixerBlock]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
@@ -112,7 +114,8 @@ def test_where_streams_are_caught_can_be_read() -> None:
     scaled = residual_streams(Tower(ScaledBlock), [images()], "blocks.*")["blocks.0"]
     assert scaled["mlp-branch"] == "output of 'blocks.0' minus input of 'blocks.0.norm2'"
     shared = residual_streams(Tower(InPlaceBlock), [images()], "blocks.*")["blocks.0"]
-    assert shared["attention-branch"] == "output of 'blocks.0.attention'"
+    assert shared["attention-branch"] == "output of 'blocks.0.scale' in run 1 of 2"
+    assert shared["mlp-branch"] == "output of 'blocks.0.scale' in run 2 of 2"
     with pytest.raises(InputError, match="batches: no examples"):
         residual_streams(model, [], "blocks.*")
 

@@ -69,6 +69,41 @@ def test_first_come_first_kept() -> None:
     assert distinct_units(x[:, [0, 2, 1]], correlation=0.7).value == 2
 
 
+@pytest.mark.parametrize("signed", [False, True])
+def test_what_float32_cannot_decide_is_decided_in_float64(signed, monkeypatch) -> None:
+    """Pairs whose correlation is the limit ± 1e-9, a millionth of what float32 products resolve."""
+    rng = np.random.default_rng(0)
+    basis, _ = np.linalg.qr(rng.normal(size=(400, 60)))
+    basis -= basis.mean(0)
+    basis, _ = np.linalg.qr(basis)
+    angles = 0.95 + 1e-9 * rng.choice([-1.0, 1.0], 30)
+    near = basis[:, :30] * angles + basis[:, 30:60] * np.sqrt(1 - angles**2)
+    x = np.concatenate([basis[:, :30], near], 1) * rng.choice([-1.0, 1.0], 60)
+    expected = loop(x, 0.95, signed)
+    assert 30 < expected < 60
+    exact = []
+    pairs = distinct_module._Table._pairs
+    monkeypatch.setattr(
+        distinct_module._Table, "_pairs", lambda *a: exact.append(len(a[1])) or pairs(*a)
+    )
+    for limit, block in ((2**15, 1024), (2**15, 7), (0, 1024)):
+        monkeypatch.setattr(distinct_module, "LONGEST", limit)
+        monkeypatch.setattr(distinct_module, "BLOCK", block)
+        exact.clear()
+        assert distinct_units(x, signed=signed).value == expected
+        assert bool(exact) == (limit > 0)
+
+
+def test_where_most_is_doubtful_all_is_done_in_float64(monkeypatch) -> None:
+    """Any two of these units correlate by 0.36, up to the last bit."""
+    basis = np.random.default_rng(0).normal(size=(60, 13))
+    basis, _ = np.linalg.qr(basis - basis.mean(0))
+    x = 0.6 * basis[:, :1] + 0.8 * basis[:, 1:]
+    monkeypatch.setattr(distinct_module._Table, "_pairs", None)
+    assert distinct_units(x, correlation=0.36 + 1e-12).value == 12
+    assert distinct_units(x, correlation=0.36 - 1e-12).value == 1
+
+
 def test_opposite_units_are_duplicates_unless_signs_count() -> None:
     x = np.random.default_rng(0).normal(size=(20, 1)) * [1.0, -1.0, 2.0]
     assert distinct_units(x).value == 1

@@ -72,20 +72,20 @@ class TimmBlock(Noted):
 
 
 class InPlaceBlock(Noted):
-    """The stream is one piece of memory throughout, and drop path is shared."""
+    """The stream is one piece of memory throughout, and one module scales both branches."""
 
     def __init__(self) -> None:
         super().__init__()
         self.norm1, self.norm2 = nn.LayerNorm(WIDTH), nn.LayerNorm(WIDTH)
         self.attention, self.mlp = Attention(), Mlp()
-        self.drop_path = nn.Identity()
+        self.scale = LayerScale()
 
     def forward(self, x: Tensor) -> Tensor:
         x0 = x.clone()
-        a = self.drop_path(self.attention(self.norm1(x)))
+        a = self.scale(self.attention(self.norm1(x)))
         x += a
         between = x.clone()
-        m = self.drop_path(self.mlp(self.norm2(x)))
+        m = self.scale(self.mlp(self.norm2(x)))
         x += m
         self.note(x=x0, a=a, between=between, m=m, y=x)
         return x
@@ -160,6 +160,24 @@ class MixerBlock(Noted):
         y = between + m
         self.note(x=x, a=between - x, between=between, m=m, y=y)
         return y, None
+
+
+class PostNormMixerBlock(Noted):
+    """Norms after the sums, and token mixing that is given a view of the stream."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = nn.LayerNorm(WIDTH), nn.LayerNorm(WIDTH)
+        self.token_mixing = Mlp(TOKENS, 11)
+        self.channel_mixing = Mlp()
+
+    def forward(self, x: Tensor) -> Tensor:
+        total = x + self.token_mixing(x.transpose(1, 2)).transpose(1, 2)
+        between = self.norm1(total)
+        m = self.channel_mixing(between)
+        y = self.norm2(between + m)
+        self.note(x=x, a=total - x, between=between, m=m, y=y)
+        return y
 
 
 class Parallel(nn.Module):

@@ -19,8 +19,11 @@ from lowland.measure.features.source import Features, InMemory, open_features
 Constant = Literal["apart", "distinct"]
 CONSTANT: tuple[Constant, ...] = get_args(Constant)
 
-BLOCK = 2048
+BLOCK = 1024
 """Units compared at a time with those before them. In memory; fewer where `TABLE` says so."""
+
+LONGEST = 2**15
+"""So many examples leave float32 products a digit to decide with (see `_Table.sure`)."""
 
 TABLE = 2**25
 """Correlations held at a time (256 MiB); four times as many for a stream, to read it less often."""
@@ -80,7 +83,8 @@ def distinct_units(
         sample: look only at so many units, drawn without replacement; all if there are fewer.
         seed: of that draw.
 
-    Cost: n·d²/2 multiply-adds in float64, fewer where units are removed; memory for `TABLE`
+    Cost: n·d²/2 multiply-adds, fewer where units are removed, in float64, or in float32 on a CPU
+    where that provably decides alike; memory for `TABLE`
     correlations beside a piece of the features. A stream is read 1 + ⌈d²/(4·`TABLE`)⌉ times, and
     as often as `active_units` does for `rule`.
 
@@ -182,13 +186,14 @@ class _Moments:
         noise = self.n * (self.resolution * self.magnitude).square()
         return (self.squares > noise).cpu()
 
-    def centred(self, rows: Tensor, units: Tensor) -> Tensor:
-        """The units' columns minus their means, float64."""
+    def standardised(self, rows: Tensor, units: Tensor, dtype: torch.dtype) -> Tensor:
+        """The units' columns minus their mean, over the root of their squares: products of two
+        such columns, summed over all examples, are correlations."""
         columns = rows[:, units]
         plain = columns.dtype != torch.bool and columns.device == self.mean.device
         if self.unit != 1.0 or not plain:
             columns = double(columns).div_(self.unit)
-        return columns - self.mean[units]
+        return (columns - self.mean[units]).div_(self.squares[units].sqrt()).to(dtype)
 
 
 def _kept(
@@ -200,15 +205,11 @@ def _kept(
     count = max(1, len(units))
     in_memory = isinstance(features, InMemory)
     width = min(BLOCK, TABLE // count) if in_memory else 4 * TABLE // count
+    fast = in_memory and _is_fast(moments)
     for block in torch.split(units, max(1, width)) if len(units) else ():
         against = torch.cat([kept, block])
-        products = moments.mean.new_zeros(len(block), len(against))
-        for rows in features.rows():
-            columns = moments.centred(rows, against)
-            products.addmm_(columns[:, len(kept) :].T, columns)
-        products /= moments.squares[block].sqrt()[:, None]
-        products /= moments.squares[against].sqrt()
-        above = (products if signed else products.abs_()) > correlation
+        table = _Table(features, moments, block, against)
+        above = (table.sure if fast else table.exact)(correlation, signed)
         repeats = above[:, : len(kept)].any(1).cpu().numpy()
         among = above[:, len(kept) :].cpu().numpy()
         for place in range(len(block)):
@@ -216,3 +217,60 @@ def _kept(
                 repeats[place + 1 :] |= among[place, place + 1 :]
         kept = torch.cat([kept, block[torch.from_numpy(~repeats).to(block.device)]])
     return kept
+
+
+def _is_fast(moments: _Moments) -> bool:
+    """Whether float32 products are twice as fast, and really made in float32."""
+    plain = torch.get_float32_matmul_precision() == "highest"
+    return moments.mean.device.type == "cpu" and plain and moments.n <= LONGEST
+
+
+@dataclass(frozen=True, eq=False)
+class _Table:
+    """Correlations of a block of units (rows) with those before it and itself (columns)."""
+
+    features: Features
+    moments: _Moments
+    block: Tensor
+    against: Tensor
+
+    def exact(self, limit: float, signed: bool) -> Tensor:
+        """Which are above the limit, from products in float64."""
+        products = self._products(torch.float64)
+        return (products if signed else products.abs_()) > limit
+
+    def sure(self, limit: float, signed: bool) -> Tensor:
+        """The same from products in float32, and in float64 where those might be wrong.
+
+        The columns have length 1, so that by Cauchy and Schwarz the error of a product of n
+        numbers is below (n + 8)·2⁻²⁴, in whatever order it is summed.
+        """
+        products = self._products(torch.float32)
+        products = products if signed else products.abs_()
+        error = (self.moments.n + 8) * 2.0**-24
+        above = products > limit + error
+        doubtful = (products > limit - error) & ~above
+        rows, columns = doubtful.nonzero(as_tuple=True)
+        if len(rows) > doubtful.numel() // 16:
+            return self.exact(limit, signed)
+        for part in torch.split(torch.stack([rows, columns]), BLOCK, dim=1):
+            values = self._pairs(self.block[part[0]], self.against[part[1]])
+            above[part[0], part[1]] = (values if signed else values.abs_()) > limit
+        return above
+
+    def _products(self, dtype: torch.dtype) -> Tensor:
+        before = len(self.against) - len(self.block)
+        products = torch.zeros(len(self.block), len(self.against), dtype=dtype)
+        products = products.to(self.moments.mean.device)
+        for rows in self.features.rows():
+            columns = self.moments.standardised(rows, self.against, dtype)
+            products.addmm_(columns[:, before:].T, columns)
+        return products
+
+    def _pairs(self, left: Tensor, right: Tensor) -> Tensor:
+        """The correlation of each of the left units with the right one at its place."""
+        values = self.moments.mean.new_zeros(len(left))
+        for rows in self.features.rows():
+            a = self.moments.standardised(rows, left, torch.float64)
+            values += (a * self.moments.standardised(rows, right, torch.float64)).sum(0)
+        return values
