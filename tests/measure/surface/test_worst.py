@@ -176,6 +176,17 @@ def test_a_climb_that_still_rises_has_not_converged() -> None:
         assert record.late >= 0
 
 
+def test_a_gradient_that_is_not_finite_is_not_hidden() -> None:
+    """√ has an infinite slope at 0: times 0 it is NaN, and an ascent cannot go on."""
+
+    def roots(outputs, targets):
+        return (outputs * 0).abs().sqrt().sum(1) + bowl_loss(H)(outputs, targets)
+
+    record = worst_sharpness(bowl_at_rest(D), roots, at_origin(D), rho=0.3)
+    assert not record.converged
+    assert math.isnan(one_step_sharpness(bowl_at_rest(D), roots, at_origin(D), rho=0.3).value)
+
+
 def test_ragged_batches_weigh_by_examples() -> None:
     sizes = (6, 6, 2)
     parts = [

@@ -29,7 +29,8 @@ class Summit:
         point: what is there.
         radius: how far out it is, in the norm of the ball.
         halfway: the highest loss seen when half of the steps were done.
-        z: where it is, while the climb lasts, if asked for.
+        z: where it is, if asked for.
+        blind: whether the climb ended where the loss is finite and its gradient is not.
     """
 
     p: float
@@ -38,6 +39,7 @@ class Summit:
     radius: float = 0.0
     halfway: float = -math.inf
     z: list[Tensor] = field(default_factory=list)
+    blind: bool = False
 
     @property
     def height(self) -> float:
@@ -95,6 +97,7 @@ def climb(
             slope = look(z, True)[1] or slope
         directions, divisor = steepest(slope, p)
         if not math.isfinite(divisor):
+            summit.blind = math.isnan(divisor)
             return summit
         if not halving:
             project(_add(z, directions, pace.length / divisor), p, rho)
@@ -107,7 +110,6 @@ def climb(
             new.mul_(share).add_(now, alpha=2 - 2 * share).add_(old, alpha=share - 1)
         before, z = z, list(project(ahead, p, rho))
     summit.see(look(z, False)[0], z)
-    summit.z = []
     return summit
 
 
@@ -123,7 +125,7 @@ class _Pace:
 
     def slower(self, k: int, rose: bool, height: float) -> bool:
         """After point k: whether the step is halved now."""
-        self._rising += rose
+        self._rising += rose and k > 0
         if k not in self._looks:
             return False
         few = self._rising < _LEAST_RISING * (k - self._last)

@@ -31,8 +31,8 @@ class WorstSharpness(Measurement):
     groups. The true maximum may be higher, never lower.
 
     `converged`: `gap` and `late` are within the tolerance, as shares of the value. False with a
-    single ascent, which nothing can be held against. It says that more of the same would find
-    little more, not that there is no more to find.
+    single ascent, which nothing can be held against, and where an ascent met a gradient that is not
+    finite. It says that more of the same would find little more, not that there is no more to find.
 
     Attributes:
         rho: the radius ρ.
@@ -89,6 +89,7 @@ class _Found:
     late: float
     error: float | None
     radius: float
+    blind: bool
 
 
 def worst_sharpness(
@@ -214,17 +215,17 @@ def _highest(
     summits = [Summit(plan.ball.p, point=low)]
     for run in range(plan.restarts if math.isfinite(low.loss) else 0):
         z = _start(around.weights, plan, group, run)
-        summits.append(
-            climb(
-                look,
-                z,
-                p=plan.ball.p,
-                rho=plan.ball.rho,
-                kind=plan.kind,
-                steps=plan.steps,
-                step=plan.step,
-            )
+        summit = climb(
+            look,
+            z,
+            p=plan.ball.p,
+            rho=plan.ball.rho,
+            kind=plan.kind,
+            steps=plan.steps,
+            step=plan.step,
         )
+        summit.z = []  # its height is enough
+        summits.append(summit)
     around.back()
     return _compared(low, summits)
 
@@ -247,7 +248,15 @@ def _compared(low: Point, summits: list[Summit]) -> _Found:
     if point.error is not None and low.error is not None:
         error = point.error - low.error
     late = best.height - best.halfway if math.isfinite(best.halfway) else 0.0
-    return _Found(low, rise(low.loss, point.loss), gap, late, error, best.radius)
+    return _Found(
+        low,
+        rise(low.loss, point.loss),
+        gap,
+        late,
+        error,
+        best.radius,
+        any(s.blind for s in summits),
+    )
 
 
 def _record(
@@ -262,6 +271,7 @@ def _record(
     sizes = [f.low.n for f in found]
     rises = [f.risen for f in found]
     value = mean_of(rises, sizes)
+    seen = math.isfinite(value) and not any(f.blind for f in found)
     gaps = [f.gap for f in found if f.gap is not None]
     gap = mean_of(gaps, sizes) if len(gaps) == len(found) else None
     late = mean_of([f.late for f in found], sizes)
@@ -274,7 +284,7 @@ def _record(
         dtype=dtype,
         seconds=seconds,
         uncertainty=standard_error_of(rises, sizes),
-        converged=gap is not None and math.isfinite(value) and max(gap, late) <= tolerance * value,
+        converged=seen and gap is not None and max(gap, late) <= tolerance * value,
         seed=plan.seed if plan.restarts > 1 else None,
         rho=plan.ball.rho,
         m=max(sizes),
