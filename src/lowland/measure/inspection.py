@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from lowland.core.errors import InputError
 from lowland.core.records import Measurement
+from lowland.core.restore import preserved_randomness
 from lowland.measure.blocks import matching_blocks, named_blocks
 from lowland.measure.evaluation import Batches, Loss, labelled, refuse_shuffled
 from lowland.measure.features.capture import capture
@@ -112,7 +113,9 @@ class _Subject:
         features = capture(self.model, self.batches, glob, device=device)
         if "labelled features" not in wanted:
             return features, None
-        return features, torch.cat([y.cpu() for _, y in labelled(self.model, self.batches)])
+        with preserved_randomness():  # merely opening a data loader draws a number
+            labels = [targets.cpu() for _, targets in labelled(self.model, self.batches)]
+        return features, torch.cat(labels)
 
     def of_block(
         self, block: str, chosen: Sequence[Instrument], features: Tensor | None, labels: Any
