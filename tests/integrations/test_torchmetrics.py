@@ -59,9 +59,20 @@ def test_the_state_is_the_mean_and_the_squares() -> None:
     metric = FeatureRank()
     for part in features(1000, 5).split(100):
         metric.update(part.reshape(-1, 5, 1))
-    assert [tuple(t.shape) for t in metric.moments] == [(1, 2 + 5 + 25)]
+    assert [tuple(t.shape) for t in metric.moments] == [(1, 3 + 5 + 25)]
     assert metric.moments[0].dtype == torch.float64
     assert metric.compute().shape == ()
+
+
+def test_noise_is_that_of_the_coarsest_type() -> None:
+    for types in ((torch.float32, torch.float64), (torch.float64, torch.float32)):
+        metric = FeatureRank(1.0)
+        for dtype in types:
+            metric.update(torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1e-7]], dtype=dtype))
+        assert int(metric.compute()) == 1
+    metric = FeatureRank(1.0)
+    metric.update(torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1e-7]], dtype=torch.float64))
+    assert int(metric.compute()) == 2
 
 
 def test_a_large_common_mean_costs_no_digits() -> None:
@@ -72,11 +83,15 @@ def test_a_large_common_mean_costs_no_digits() -> None:
     assert metric.compute().tolist() == list(measure.feature_rank(x, SHARES).ranks.values())
 
 
-def test_constant_features_have_rank_zero() -> None:
-    for value in (0.0, 0.1):
-        metric = FeatureRank(SHARES)
-        metric.update(torch.full((5, 3), value))
-        metric.update(torch.full((4, 3), value))
+@pytest.mark.parametrize("center", ["unit", "example"])
+@pytest.mark.parametrize("value", [0.0, 0.1, 1e6 / 3])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_constant_features_have_rank_zero(center, value, dtype) -> None:
+    """Whatever the rounding of their mean over so many examples or features."""
+    for sizes in ((3, 7), (10, 1, 6), (49,)):
+        metric = FeatureRank(SHARES, center)
+        for size in sizes:
+            metric.update(torch.full((size, 7), value, dtype=dtype))
         assert metric.compute().tolist() == [0, 0, 0, 0]
 
 

@@ -90,7 +90,7 @@ class FeatureRank(_Accumulator):
         variance: as for `feature_rank`.
         center: as for `feature_rank`.
         widest: up to so many features d the state is their mean and the d×d sums of squares about
-            it, (d² + d + 2)·8 bytes whatever the number of examples (128 MiB at 4,096), joined as
+            it, (d² + d + 3)·8 bytes whatever the number of examples (128 MiB at 4,096), joined as
             Chan, Golub and LeVeque (1979) do; the rank is that of their eigenvalues. Wider
             features are kept as they are, n·d numbers, for `feature_rank`.
         options: of ``torchmetrics.Metric``.
@@ -140,49 +140,52 @@ class FeatureRank(_Accumulator):
         return result if self.several else result[0]
 
 
+HEAD = 3
+"""Numbers before the mean: n, the resolution of the type, Σ‖φ‖² before centring."""
+
+
 def moments_of(rows: Tensor, center: str) -> Tensor:
-    """(1, 2 + d + d²): n, the resolution of the type, the mean, and the squares about it."""
+    """(1, 3 + d + d²): the `HEAD`, the mean, and the squares about it."""
     x = double(rows)
+    head = x.new_tensor([len(x), resolution(rows.dtype), float(torch.linalg.vector_norm(x)) ** 2])
     if center == "example":
         x -= x.mean(1, keepdim=True)
     mean = x.mean(0)
     x -= mean
-    head = x.new_tensor([len(x), resolution(rows.dtype)])
     return torch.cat([head, mean, (x.T @ x).flatten()])[None]
 
 
 def joined_moments(parts: Tensor) -> Tensor:
-    """The moments (1, 2 + d + d²) of all examples from those of parts of them (k, 2 + d + d²)."""
+    """The moments (1, 3 + d + d²) of all examples from those of parts of them (k, 3 + d + d²)."""
     total = parts[:1].clone()
-    d = _dimension(total)
+    mean, squares = total[0, HEAD : HEAD + _dimension(total)], total[0, HEAD + _dimension(total) :]
     for part in parts[1:]:
         n, m = float(total[0, 0]), float(part[0])
-        shift = part[2 : 2 + d] - total[0, 2 : 2 + d]
-        total[0, 2 + d :] += (
-            part[2 + d :] + (torch.outer(shift, shift) * (n * m / (n + m))).flatten()
-        )
-        total[0, 2 : 2 + d] += shift * (m / (n + m))
-        total[0, 0] += m
+        shift = part[HEAD : HEAD + len(mean)] - mean
+        squares += part[HEAD + len(mean) :]
+        squares += (torch.outer(shift, shift) * (n * m / (n + m))).flatten()
+        mean += shift * (m / (n + m))
         total[0, 1] = torch.maximum(total[0, 1], part[1])
+        total[0, 0] += m
+        total[0, 2] += part[2]
     return total
 
 
 def _dimension(moments: Tensor) -> int:
-    """d of vectors of length 2 + d + d²."""
-    return round(math.sqrt(moments.shape[1] - 1.75) - 0.5)
+    """d of vectors of length 3 + d + d²."""
+    return round(math.sqrt(moments.shape[1] - HEAD + 0.25) - 0.5)
 
 
 def energies_of(moments: Tensor, center: str) -> tuple[np.ndarray[Any, Any], float]:
     """Squared singular values of the centred features, descending, and what of them is noise."""
     d = _dimension(moments)
-    n, eps, mean = int(moments[0, 0]), float(moments[0, 1]), moments[0, 2 : 2 + d]
-    squares = moments[0, 2 + d :].reshape(d, d)
-    before = float(squares.trace() + n * (mean @ mean))
+    n, eps, energy = int(moments[0, 0]), float(moments[0, 1]), float(moments[0, 2])
+    mean, squares = moments[0, HEAD : HEAD + d], moments[0, HEAD + d :].reshape(d, d)
     if center != "unit":
         squares = squares + n * torch.outer(mean, mean)
     values = torch.linalg.eigvalsh(squares).flip(0)[: min(n, d)].clamp_min(0.0).cpu().numpy()
     total = float(values.sum())
-    if center != "none" and total <= eps**2 * before:
+    if center != "none" and total <= eps**2 * energy:
         return np.zeros_like(values), 0.0
     solver = max(n, d) * np.finfo(np.float64).eps * float(values[0])
     return values, max(solver, eps**2 * total)

@@ -91,7 +91,7 @@ def retrieval_error(
 
     >>> record = retrieval_error([[1.0, 0.0], [0.0, 1.0]], [[2.0, 0.1], [3.0, 0.0]])
     >>> record.image_to_text, record.text_to_image
-    (0.5, 0.5)
+    (1.0, 0.5)
     """
     start = time.perf_counter()
     if among not in AMONG:
