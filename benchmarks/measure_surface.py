@@ -52,7 +52,7 @@ def per_example(outputs: Tensor, targets: Tensor) -> Tensor:
 
 def subject(quick: bool) -> tuple[nn.Module, Data, str]:
     """A PreAct ResNet-18 of reduced width and random images, in eval mode."""
-    width, n = (4, 64) if quick else (16, 256)
+    width, n = (4, 64) if quick else (16, 128)
     torch.manual_seed(0)
     model = create_model("preact-resnet18", shape=(3, 32, 32), classes=10, width=width).eval()
     model.load_state_dict(elsewhere(model))  # the peer divides by the norms of biases: none is 0
@@ -104,7 +104,7 @@ Case = tuple[str, Callable[[nn.Module, Data], Any], float, float, str]
 
 def cases(quick: bool, other: dict[str, Tensor], n: int) -> list[Case]:
     """Name, call, forward and backward passes predicted, and where they come from."""
-    k, runs, trained = (5 if quick else 9), 3, (8 if quick else 16)
+    k, runs, trained = (5 if quick else 9), 2, (8 if quick else 16)
     share = trained * BATCH / n
     return [
         (

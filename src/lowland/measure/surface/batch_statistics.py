@@ -51,13 +51,10 @@ def learning(layers: Iterable[_BatchNorm]) -> Iterator[None]:
     Raises:
         InputError: a batch with a single value per channel, which has no variance.
     """
-    before = [(layer, layer.momentum, layer.training, dict(layer._buffers)) for layer in layers]
+    before = [(layer, layer.momentum, layer.training) for layer in layers]
     try:
-        for layer, _, _, buffers in before:
+        for layer, _, _ in before:
             layer.training = True
-            for name, buffer in buffers.items():
-                # in a copy: a loss from before, whose graph holds the buffer, must not see it move
-                layer._buffers[name] = None if buffer is None else buffer.clone()
         yield
     except ValueError as error:
         if "more than 1 value per channel" not in str(error):
@@ -67,9 +64,5 @@ def learning(layers: Iterable[_BatchNorm]) -> Iterator[None]:
             "or keep the statistics with batch_norm='keep'"
         ) from None
     finally:
-        for layer, momentum, training, buffers in before:
+        for layer, momentum, training in before:
             layer.momentum, layer.training = momentum, training
-            for name, buffer in buffers.items():
-                learned, layer._buffers[name] = layer._buffers[name], buffer
-                if buffer is not None and learned is not None:
-                    buffer.data.copy_(learned)

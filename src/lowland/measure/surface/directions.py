@@ -123,17 +123,13 @@ def _drawn(
     drawn = torch.randn(weight.shape, generator=source, dtype=torch.float64)
     if normalization != "none":
         norms = filter_norms if normalization == "filter" and not bias else _norm
-        drawn *= _ratio(norms(weight.cpu(), torch.float64), norms(drawn, torch.float64))
+        drawn *= norms(weight.cpu(), torch.float64) / norms(drawn, torch.float64)
     return drawn.to(weight.device, wide_dtype(weight.dtype))
 
 
 def _norm(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     found: Tensor = torch.linalg.vector_norm(tensor, dtype=dtype)
     return found
-
-
-def _ratio(target: Tensor, norm: Tensor) -> Tensor:
-    return torch.where(norm > 0, target / norm, 0.0)
 
 
 def bias_parameters(model: nn.Module) -> set[int]:
