@@ -200,3 +200,14 @@ def test_presets_that_do_not_exist() -> None:
         sharpness_preset("sam", "worst_sharpness")
     sharpness_preset("sam", "one_step_sharpness")["rho"] = 9
     assert sharpness_preset("sam", "one_step_sharpness")["rho"] == 0.05
+
+
+@pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize("measure", KINDS)
+def test_it_works_where_gradients_are_off(measure, context) -> None:
+    data = two_layer_batches(9)
+    expected = measure(TwoLayers(), per_example, data, rho=0.3).value
+    model = TwoLayers()
+    with context():
+        assert measure(model, per_example, data, rho=0.3).value == expected
+        assert not torch.is_grad_enabled()
