@@ -62,7 +62,7 @@ def test_no_instrument_changes_the_run(tiny: Make, tmp_path: Path) -> None:
         "average-sharpness.draws": 2,
         "worst-sharpness.steps": 2,
         "eigenvalue.max_products": 8,
-        "trace.max_products": 21,
+        "trace.max_products": 30,
         "hessian-moments.max_products": 4,
     }
     asked = {"measures": tuple(INSTRUMENTS), "measure_every": 3, "measure_options": options}
