@@ -11,6 +11,7 @@ from torch import nn
 from lowland.core.errors import InputError
 from lowland.models import MODELS, block_names, create
 
+# networks of convolutions or plain layers; test_tokens.py has those over tokens
 BLOCKS = {
     "preact-resnet18": ["block1", "block2", "block3", "block4", "final", "pool"],
     "resnet18": ["block1", "block2", "block3", "block4", "pool"],
@@ -61,7 +62,7 @@ def parameters(model: nn.Module) -> int:
 
 @pytest.mark.parametrize("size", [8, 28, 32, 64])
 @pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", BLOCKS)
 def test_outputs_and_parameter_counts(name: str, channels: int, size: int) -> None:
     shape, width = (channels, size, size), 4
     model = create(name, shape=shape, classes=7, width=width)
@@ -72,7 +73,7 @@ def test_outputs_and_parameter_counts(name: str, channels: int, size: int) -> No
     assert all(p.grad is not None for p in model.parameters())
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", BLOCKS)
 def test_the_default_width(name: str) -> None:
     model = create(name, shape=(3, 32, 32), classes=10)
     assert parameters(model) == expected_parameters(name, (3, 32, 32), 10, MODELS[name].width)
@@ -87,7 +88,7 @@ def test_published_sizes() -> None:
     assert counts == [11_173_962, 11_172_170]
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", BLOCKS)
 def test_hooks_on_the_named_blocks(name: str) -> None:
     model = create(name, shape=(3, 32, 32), classes=10, width=4)
     assert block_names(model) == BLOCKS[name]
@@ -128,7 +129,7 @@ def test_initial_statistics(name: str) -> None:
             assert (module.bias == 0).all()
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", BLOCKS)
 def test_linear_layers_keep_default_weights_and_lose_their_bias(name: str) -> None:
     torch.manual_seed(0)
     model = create(name, shape=(1, 8, 8), classes=10)
@@ -144,8 +145,9 @@ def test_linear_layers_keep_default_weights_and_lose_their_bias(name: str) -> No
 def test_the_seed_determines_the_model(name: str) -> None:
     def made(seed: int) -> list[torch.Tensor]:
         torch.manual_seed(seed)
-        model = create(name, shape=(1, 8, 8), classes=3, width=4)
-        out = model(torch.linspace(-1, 1, 128).view(2, 1, 8, 8))
+        side = max(8, MODELS[name].smallest)
+        model = create(name, shape=(1, side, side), classes=3, width=4)
+        out = model(torch.linspace(-1, 1, 2 * side * side).view(2, 1, side, side))
         return [*model.state_dict().values(), out]
 
     for one, two in zip(made(1), made(1), strict=True):
@@ -155,11 +157,12 @@ def test_the_seed_determines_the_model(name: str) -> None:
 
 @pytest.mark.parametrize("name", MODELS)
 def test_no_output_is_changed_in_place(name: str) -> None:
-    model = create(name, shape=(1, 8, 8), classes=3, width=4)
+    side = max(8, MODELS[name].smallest)
+    model = create(name, shape=(1, side, side), classes=3, width=4)
     seen: list[tuple[torch.Tensor, torch.Tensor]] = []
     for module in model.modules():
         module.register_forward_hook(lambda _m, _i, out: seen.append((out, out.clone())))
-    model(torch.randn(4, 1, 8, 8))
+    model(torch.randn(4, 1, side, side))
     assert len(seen) == len(list(model.modules()))
     assert all(torch.equal(out, then) for out, then in seen)
 
@@ -176,6 +179,9 @@ def test_no_output_is_changed_in_place(name: str) -> None:
         ("resnet18", {"shape": (3, 7, 32)}, "resnet18 needs images of 8 pixels or more on each"),
         ("preact-resnet18", {"shape": (3, 32, 7)}, "needs images of 8 pixels or more"),
         ("preact-resnet-small", {"shape": (1, 3, 8)}, "needs images of 4 pixels or more"),
+        ("vit", {"shape": (3, 30, 30)}, "vit cuts images into patches of 4x4 pixels, got 30x30"),
+        ("mixer", {"shape": (3, 8, 16)}, "got 8x16: use square images whose sides are a multiple"),
+        ("vit", {"width": 200}, "vit of width 200 has 3 heads: use a multiple of 64"),
     ],
 )
 def test_refused(name: str, changes: dict[str, object], message: str) -> None:

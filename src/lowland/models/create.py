@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from torch import nn
 
 from lowland.core.errors import InputError, unknown
+from lowland.models.mixer import Mixer
 from lowland.models.mlp import MLP
 from lowland.models.resnet import PostActResNet, PreActResNet
+from lowland.models.vit import ViT
 
 Shape = tuple[int, int, int]
 
@@ -23,11 +25,13 @@ class Architecture:
         build: (shape, classes, width) -> network.
         width: the default width.
         smallest: smallest height and width of an image; the strides divide by so much.
+        patch: images are cut into squares of so many pixels; None where they are not.
     """
 
     build: Callable[[Shape, int, int], nn.Module]
     width: int
     smallest: int
+    patch: int | None = None
 
 
 def _preact_resnet18(shape: Shape, classes: int, width: int) -> nn.Module:
@@ -46,6 +50,21 @@ def _mlp(shape: Shape, classes: int, width: int) -> nn.Module:
     return MLP(math.prod(shape), classes, width=width)
 
 
+def _vit(patch: int, depth: int, width: int) -> Architecture:
+    def build(shape: Shape, classes: int, width: int) -> nn.Module:
+        size = {"size": shape[1], "patch": patch, "depth": depth}
+        return ViT(shape[0], classes, width=width, heads=max(1, width // 64), **size)
+
+    return Architecture(build, width=width, smallest=patch, patch=patch)
+
+
+def _mixer(patch: int, depth: int, width: int) -> Architecture:
+    def build(shape: Shape, classes: int, width: int) -> nn.Module:
+        return Mixer(shape[0], classes, size=shape[1], patch=patch, depth=depth, width=width)
+
+    return Architecture(build, width=width, smallest=patch, patch=patch)
+
+
 def _doubling(width: int, count: int) -> list[int]:
     return [width * 2**i for i in range(count)]
 
@@ -55,12 +74,23 @@ MODELS = {
     "resnet18": Architecture(_resnet18, width=64, smallest=8),
     "preact-resnet-small": Architecture(_preact_resnet_small, width=16, smallest=4),
     "mlp": Architecture(_mlp, width=128, smallest=1),
+    "vit": _vit(patch=4, depth=6, width=192),
+    "vit-b16": _vit(patch=16, depth=12, width=768),
+    "vit-b32": _vit(patch=32, depth=12, width=768),
+    "vit-l16": _vit(patch=16, depth=24, width=1024),
+    "vit-l32": _vit(patch=32, depth=24, width=1024),
+    "mixer": _mixer(patch=4, depth=6, width=192),
+    "mixer-b16": _mixer(patch=16, depth=12, width=768),
+    "mixer-b32": _mixer(patch=32, depth=12, width=768),
+    "mixer-l16": _mixer(patch=16, depth=24, width=1024),
 }
 """Names that `create` accepts.
 
 ``preact-resnet18`` and ``resnet18`` have four superblocks of two blocks with widths w, 2w, 4w,
 8w; ``preact-resnet-small`` has three superblocks of one block with widths w, 2w, 4w; ``mlp`` has
-two hidden layers of width w.
+two hidden layers of width w. ``vit`` and ``mixer`` are small (patches of 4 pixels, 6 blocks of
+width w); the others have the sizes B and L of the papers with patches of 16 or 32 pixels. A ViT has
+w/64 heads, at least one.
 """
 
 
@@ -68,7 +98,8 @@ def create(name: str, *, shape: Shape, classes: int, width: int | None = None) -
     """A freshly initialised network, drawn from torch's global generator.
 
     Convolutions are Kaiming-normal (fan-out, ReLU gain), BatchNorm starts at scale 1 and shift
-    0, linear layers keep PyTorch's default weights with zero biases.
+    0, linear layers keep PyTorch's default weights with zero biases. A ViT or Mixer starts as it
+    was published: linear maps in its blocks Xavier-uniform, position embeddings N(0, 0.02²).
 
     Args:
         name: one of `MODELS`.
@@ -92,16 +123,30 @@ def create(name: str, *, shape: Shape, classes: int, width: int | None = None) -
             f"{name} needs images of {architecture.smallest} pixels or more on each side, got "
             f"{shape[1]}x{shape[2]} with {shape[0]} channels: use another model or larger images"
         )
+    if architecture.patch is not None:
+        _check_patches(name, shape, architecture.patch, width)
     model = architecture.build(shape, classes, width)
-    _initialise(model)
+    if architecture.patch is None:
+        _initialise(model)
     return model
+
+
+def _check_patches(name: str, shape: Shape, patch: int, width: int) -> None:
+    if shape[1] != shape[2] or shape[1] % patch:
+        raise InputError(
+            f"{name} cuts images into patches of {patch}x{patch} pixels, got {shape[1]}x{shape[2]}:"
+            f" use square images whose sides are a multiple of {patch}"
+        )
+    if name.startswith("vit") and width % max(1, width // 64):
+        raise InputError(f"{name} of width {width} has {width // 64} heads: use a multiple of 64")
 
 
 def block_names(model: nn.Module) -> list[str]:
     """Names of the children whose outputs are features worth measuring, in order.
 
     Superblocks are ``block1``, ``block2``, ...; a pre-activation network has ``final`` (after
-    its last BatchNorm and ReLU) too, and every residual network ``pool``. A forward hook on
+    its last BatchNorm and ReLU) too, and every residual network ``pool``, which in a ViT is the
+    class token and in a Mixer the mean token after the last LayerNorm. A forward hook on
     ``model.get_submodule(name)`` sees exactly that output. Return-blocks 1 to 3, 4 and 5 of
     M. Andriushchenko et al., Sharpness-aware minimization leads to low-rank features, 2023, are
     ``block1`` to ``block3``, ``final`` and ``pool`` of ``preact-resnet18``.
