@@ -91,8 +91,12 @@ def test_gradients_reach_every_parameter(kind: type[nn.Module]) -> None:
     options = {"heads": 2, "representation": 5} if kind is ViT else {}
     model = kind(1, 3, size=8, patch=4, width=8, depth=2, **options)
     model(torch.randn(3, 1, 8, 8)).square().sum().backward()
-    assert all(p.grad is not None and p.grad.abs().max() > 0 for p in model.parameters())
-    assert all(module.bias.eq(0).all() for module in model.modules() if isinstance(module, nn.Linear))
+    reached = {name for name, p in model.named_parameters() if p.grad is not None and p.grad.any()}
+    # softmax does not see what is added to all keys
+    assert reached >= {n for n, _ in model.named_parameters() if not n.endswith("key.bias")}
+    assert all(
+        module.bias.eq(0).all() for module in model.modules() if isinstance(module, nn.Linear)
+    )
 
 
 def test_a_class_token_sees_all_patches_and_their_places() -> None:

@@ -3,13 +3,18 @@
 from lowland.data.augment import POLICIES, augment
 from lowland.data.batches import batch_count, batches, numbered_batches
 from lowland.data.clients import dirichlet_clients
+from lowland.data.examples import Examples, of_data
 from lowland.data.images import ImageData, Split
 from lowland.data.load import DATASETS, load
+from lowland.data.opening import open_examples
+from lowland.data.preprocess import Preprocessing
 
 __all__ = [
     "DATASETS",
     "POLICIES",
+    "Examples",
     "ImageData",
+    "Preprocessing",
     "Split",
     "augment",
     "batch_count",
@@ -17,4 +22,6 @@ __all__ = [
     "dirichlet_clients",
     "load",
     "numbered_batches",
+    "of_data",
+    "open_examples",
 ]

@@ -8,7 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from lowland.core.errors import InputError
 
@@ -46,28 +48,45 @@ def decode(path: Path, encoded: Sequence[bytes | None]) -> NDArray[np.uint8]:
     return pixels[:, :1].copy() if all_grey else pixels
 
 
+def decode_image(where: str, encoded: bytes | None) -> Tensor:
+    """Pixels (c, h, w) of one encoded image of any size: c is 1 if it is grey, else 3.
+
+    Raises:
+        InputError: it cannot be decoded; `where` begins the message.
+    """
+    pixels, grey = _decoded(where, encoded, None)
+    whole = torch.from_numpy(pixels.transpose(2, 0, 1).copy())
+    return whole[:1] if grey else whole
+
+
 def _decode_row(
     path: Path, row: int, encoded: bytes | None, size: tuple[int, int] | None
 ) -> tuple[NDArray[np.uint8], bool]:
     """One image as (h, w, 3), and whether it is grey."""
+    return _decoded(f"{path}: row {row}", encoded, size)
+
+
+def _decoded(
+    where: str, encoded: bytes | None, size: tuple[int, int] | None
+) -> tuple[NDArray[np.uint8], bool]:
     from PIL import Image
 
     if encoded is None:
-        raise InputError(f"{path}: row {row} holds no image bytes: store them in the file")
+        raise InputError(f"{where} holds no image bytes: store them in the file")
     try:
         with Image.open(io.BytesIO(encoded), formats=_FORMATS) as image:
             if size is not None and image.size != size:
                 raise InputError(
-                    f"{path}: row {row} is {image.size[0]}x{image.size[1]} pixels, row 0 is "
+                    f"{where} is {image.size[0]}x{image.size[1]} pixels, row 0 is "
                     f"{size[0]}x{size[1]}: resize all images to one size"
                 )
             if image.mode not in _GREY | _COLOUR:
-                raise InputError(f"{path}: row {row} has mode {image.mode}: store 8 bits a channel")
+                raise InputError(f"{where} has mode {image.mode}: store 8 bits a channel")
             return np.asarray(image.convert("RGB")), image.mode in _GREY
     except (InputError, MemoryError):
         raise
     except Exception as error:  # Pillow's decoders raise many kinds on damaged bytes
         reason = str(error).partition("\n")[0]
         raise InputError(
-            f"{path}: row {row} cannot be decoded ({reason}): use {', '.join(_FORMATS)}"
+            f"{where} cannot be decoded ({reason}): use {', '.join(_FORMATS)}"
         ) from None

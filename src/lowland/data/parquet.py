@@ -15,13 +15,14 @@ from lowland.data.files import read_source
 from lowland.data.images import ImageData, Split, assemble
 from lowland.data.split import hold_out
 
-_SPLITS = {
+SPLIT_NAMES = {
     "train": "train",
     "test": "test",
     "validation": "validation",
     "valid": "validation",
     "val": "validation",
 }
+"""Names of splits in files and folders."""
 
 
 def read_parquet(name: str, seed: int) -> ImageData:
@@ -101,12 +102,12 @@ def _rows(path: Path, table: Any, labels: Tensor, seed: int) -> tuple[dict[str, 
     """Rows of train, validation and test, and how they were found."""
     n = len(labels)
     marked = table.column("split").to_pylist() if "split" in table.column_names else ["train"] * n
-    if strange := [row for row, mark in enumerate(marked) if mark not in _SPLITS]:
+    if strange := [row for row, mark in enumerate(marked) if mark not in SPLIT_NAMES]:
         raise InputError(
             f"{path}: row {strange[0]} has split {marked[strange[0]]!r}: "
-            f"use {', '.join(_SPLITS)}, or drop the column"
+            f"use {', '.join(SPLIT_NAMES)}, or drop the column"
         )
-    names = [_SPLITS[mark] for mark in marked]
+    names = [SPLIT_NAMES[mark] for mark in marked]
     rows = {
         key: torch.tensor([row for row, mark in enumerate(names) if mark == key], dtype=torch.int64)
         for key in ("train", "validation", "test")

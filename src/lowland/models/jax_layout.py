@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -88,7 +89,6 @@ class _Plan:
     kind: Callable[..., nn.Module]
     options: dict[str, Any]
     stored: int
-
     positions: bool
     facts: dict[str, Any] = field(default_factory=dict)
 
@@ -168,7 +168,7 @@ def _depth(arrays: Arrays, pattern: str) -> int:
 
 
 def _side(tokens: int) -> int:
-    side = round(tokens**0.5)
+    side = math.isqrt(max(tokens, 0))
     if side * side != tokens or side == 0:
         raise InputError(f"{tokens} patches are no square: only square images are read")
     return side

@@ -1,0 +1,110 @@
+"""Examples in a NumPy ``.npz`` file."""
+
+from __future__ import annotations
+
+import hashlib
+import zipfile
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lowland.core.errors import InputError
+from lowland.data.examples import Examples, Request, chosen_split
+
+_PAIRS = {
+    "train": ("xtr", "ytr"),
+    "test": ("xte", "yte"),
+}
+_LONG = {
+    "train": ("x_train", "y_train"),
+    "validation": ("x_val", "y_val"),
+    "test": ("x_test", "y_test"),
+}
+
+
+def open_arrays(request: Request) -> Examples:
+    """Images of ``npz:FILE``, in the order of the array.
+
+    Arrays: ``x`` and perhaps ``y``; or ``x_train``, ``y_train``, ``x_val``, ``y_val``, ``x_test``,
+    ``y_test`` (also ``xtr``, ``ytr``, ``xte``, ``yte``). Images are (n, h, w), (n, h, w, c) or
+    (n, c, h, w) with 1 or 3 channels, bytes or floating-point values in [0, 1]; labels are whole
+    numbers (n,). Files with pickled objects are refused.
+
+    Raises:
+        InputError: the file is not that.
+    """
+    path = request.path
+    try:
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        with np.load(path, allow_pickle=False) as file:
+            if not hasattr(file, "files"):
+                raise InputError(f"{path} holds one bare array: store x and y by numpy.savez")
+            names = set(file.files)
+            split, (x, y) = _names(request, names)
+            images, labels = file[x], file[y] if y in names else None
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        if isinstance(error, InputError):
+            raise
+        reason = str(error).partition("\n")[0]
+        raise InputError(f"data file {path} cannot be read: {reason}") from None
+    values, largest = _images(path, x, images)
+    targets = None if labels is None else _labels(path, y, labels, len(values))
+    return Examples(
+        name=request.name,
+        kind="images",
+        split=split,
+        read=lambda place: values[place],
+        labels=targets,
+        classes=None if targets is None else int(targets.max()) + 1,
+        n=len(values),
+        largest=largest,
+        order="as in the file",
+        source={"sha256": {path.name: digest}, "arrays": [x] if targets is None else [x, y]},
+    )
+
+
+def _names(request: Request, names: set[str]) -> tuple[str, tuple[str, str]]:
+    for scheme in (_LONG, _PAIRS):
+        there = [split for split, (x, _) in scheme.items() if x in names]
+        if there:
+            split, _ = chosen_split(str(request.path), there, request.split, len(there))
+            return split, scheme[split]
+    if "x" in names:
+        return chosen_split(str(request.path), None, request.split, 0)[0], ("x", "y")
+    raise InputError(
+        f"{request.path} has no array 'x' or 'x_train' (it has {', '.join(sorted(names))}): "
+        "store images as x, labels as y"
+    )
+
+
+def _images(path: Any, name: str, images: Any) -> tuple[Tensor, float]:
+    if images.ndim == 3:
+        images = images[:, None]
+    elif images.ndim == 4 and images.shape[1] not in (1, 3) and images.shape[3] in (1, 3):
+        images = images.transpose(0, 3, 1, 2)
+    if images.ndim != 4 or not images.size or images.shape[1] not in (1, 3):
+        raise InputError(
+            f"{path}: {name} has shape {images.shape}: store (n, h, w), (n, h, w, c) or "
+            "(n, c, h, w) with 1 or 3 channels"
+        )
+    if images.dtype == np.uint8:
+        return torch.from_numpy(np.ascontiguousarray(images)), 255.0
+    if images.dtype.kind == "f" and images.min() >= 0 and images.max() <= 1:
+        return torch.from_numpy(np.ascontiguousarray(images, dtype=np.float32)), 1.0
+    raise InputError(
+        f"{path}: {name} holds {images.dtype} from {images.min():g} to {images.max():g}: store "
+        "bytes, or floating-point values in [0, 1]"
+    )
+
+
+def _labels(path: Any, name: str, labels: Any, n: int) -> Tensor:
+    if labels.shape != (n,) or labels.dtype.kind not in "iu":
+        raise InputError(
+            f"{path}: {name} has shape {labels.shape} and type {labels.dtype}: store one whole "
+            f"number for each of {n} images"
+        )
+    if labels.min() < 0:
+        raise InputError(f"{path}: {name} has label {labels.min()}: labels start at 0")
+    return torch.from_numpy(labels.astype(np.int64))

@@ -1,0 +1,147 @@
+"""Networks of transformers, from the Hub or a folder, with their own image or text processing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lowland.core.errors import InputError
+from lowland.data import Preprocessing
+from lowland.inspection.subject import Encode, Subject, default_blocks, one_line, stands_for_all
+
+HEADS = {
+    "ForImageClassification": "AutoModelForImageClassification",
+    "ForSequenceClassification": "AutoModelForSequenceClassification",
+}
+"""Endings of the stored architecture -> class that loads it; any other is loaded without a head."""
+
+_RESAMPLE = {0: "nearest", 1: "bicubic", 2: "bilinear", 3: "bicubic"}
+
+
+def open_huggingface(name: str) -> Subject:
+    """``hf:NAME``, a folder or a name on the Hub, in float32.
+
+    A classifier is loaded with its head, anything else without one. Images are made as the stored
+    image processor says, texts by the stored tokenizer, with an attention mask. Code that comes
+    with a model is never run.
+
+    Raises:
+        InputError: transformers is missing, or the model or its processor cannot be loaded.
+    """
+    where = name.partition(":")[2]
+    if not where:
+        raise InputError(f"model {name!r} lacks its name: hf:NAME or hf:FOLDER")
+    try:
+        import transformers
+    except ImportError as error:
+        raise InputError(
+            f"{name} needs transformers ({one_line(error)}): pip install transformers"
+        ) from None
+    if where.startswith((".", "/", "~")) and not Path(where).expanduser().is_dir():
+        raise InputError(f"{where}: no such folder")
+    where = str(Path(where).expanduser()) if Path(where).expanduser().is_dir() else where
+    transformers.utils.logging.disable_progress_bar()
+    module, head = _loaded(name, where)
+    settings = _image_settings(where)
+    encode = None if settings is not None else _encoder(name, where)
+    if head:
+        module.register_forward_hook(_logits)
+    return Subject(
+        name=name,
+        kind=f"transformers {transformers.__version__}",
+        module=module.eval(),
+        blocks=default_blocks(module),
+        preprocessing=None if settings is None else _preprocessing(settings),
+        encode=encode,
+        logits=head,
+        tokens=stands_for_all(module) if settings is not None else "mean",
+        facts={"class": type(module).__name__},
+    )
+
+
+def _loaded(name: str, where: str) -> tuple[nn.Module, bool]:
+    """The network, and whether it gives logits."""
+    import transformers
+
+    try:
+        config = transformers.AutoConfig.from_pretrained(where)
+        stored = (getattr(config, "architectures", None) or [""])[0]
+        head = next((kind for ending, kind in HEADS.items() if stored.endswith(ending)), None)
+        loader = getattr(transformers, head or "AutoModel")
+        return loader.from_pretrained(where, dtype=torch.float32), head is not None
+    except Exception as error:  # unknown names, no network, broken files: each its own kind
+        raise InputError(f"{name}: transformers cannot load it: {one_line(error)}") from None
+
+
+def _logits(module: nn.Module, inputs: Any, output: Any) -> Tensor:
+    """The logits alone, as every other network gives them."""
+    logits: Tensor = output.logits
+    return logits
+
+
+def _image_settings(where: str) -> dict[str, Any] | None:
+    """What the stored image processor says; None for a model without one."""
+    from transformers.utils import cached_file
+
+    for file in ("preprocessor_config.json", "processor_config.json"):
+        found = cached_file(where, file, _raise_exceptions_for_missing_entries=False)
+        if found is None:
+            continue
+        settings = json.loads(Path(found).read_text("utf-8"))
+        settings = settings.get("image_processor", settings)
+        if "image_mean" in settings or "size" in settings:
+            return dict(settings)
+    return None
+
+
+def _preprocessing(settings: dict[str, Any]) -> Preprocessing:
+    normalised = settings.get("do_normalize", True)
+    size = settings.get("size") if settings.get("do_resize", True) else None
+    crop = settings.get("crop_size") if settings.get("do_center_crop") else None
+    side, both = _sides(size)
+    target = _sides(crop)[1] or both or (None if side is None else (side, side))
+    resize = side if side is not None else (min(both) if both and crop else None)
+    return Preprocessing(
+        mean=tuple(settings["image_mean"]) if normalised else (0.0,),
+        std=tuple(settings["image_std"]) if normalised else (1.0,),
+        size=target,
+        resize=resize,
+        squash=both is not None and crop is None,
+        interpolation=_RESAMPLE.get(settings.get("resample", 2), "bicubic"),
+        unit=255.0 * settings.get("rescale_factor", 1 / 255)
+        if settings.get("do_rescale", True)
+        else 255.0,
+    )
+
+
+def _sides(size: Any) -> tuple[int | None, tuple[int, int] | None]:
+    """The shorter side, or height and width."""
+    if isinstance(size, int):
+        return size, None
+    if not isinstance(size, dict):
+        return None, None
+    if "height" in size:
+        return None, (size["height"], size["width"])
+    return size.get("shortest_edge"), None
+
+
+def _encoder(name: str, where: str) -> Encode:
+    import transformers
+
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(where)
+    except Exception as error:
+        raise InputError(
+            f"{name} has neither an image processor nor a tokenizer that can be loaded: "
+            f"{one_line(error)}"
+        ) from None
+
+    def encode(texts: list[str]) -> dict[str, Any]:
+        found = tokenizer(texts, padding=True, truncation=True, return_tensors="pt")
+        return {key: found[key] for key in tokenizer.model_input_names if key in found}
+
+    return encode
