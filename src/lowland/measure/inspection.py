@@ -54,6 +54,7 @@ def inspect_model(
     blocks: str = "block*",
     loss_fn: Loss | None = None,
     options: Options | None = None,
+    capturing: Mapping[str, Any] | None = None,
     device: str = "cpu",
 ) -> Inspection:
     """Measure `what` on every block that `blocks` matches, and on the whole model.
@@ -68,6 +69,7 @@ def inspect_model(
         blocks: glob over the names of `model.named_modules()`, as for `capture`.
         loss_fn: for instruments that look at the loss; see `mean_loss`.
         options: instrument -> its options, over those of `INSTRUMENTS`.
+        capturing: what to take of each block: ``where``, ``tokens``, ``spatial`` of `capture`.
         device: where to gather features.
 
     Cost: one forward pass and n·d numbers per block for all instruments of features together;
@@ -82,7 +84,8 @@ def inspect_model(
     chosen = [find_instrument(name) for name in dict.fromkeys(what)]
     check_options(options or {})
     subject = _Subject(model, batches, loss_fn, options or {}, matching_blocks(model, blocks))
-    features, labels = subject.features(chosen, blocks, device)
+    capturing = {**(capturing or {}), "device": device}
+    features, labels = subject.features(chosen, blocks, capturing)
     return Inspection(
         blocks={b: subject.of_block(b, chosen, features.get(b), labels) for b in subject.blocks},
         model={i.name: subject.ask(i, None) for i in chosen if i.looks_at in _OF_MODELS},
@@ -104,13 +107,13 @@ class _Subject:
     blocks: list[str]
 
     def features(
-        self, chosen: Sequence[Instrument], glob: str, device: str
+        self, chosen: Sequence[Instrument], glob: str, capturing: Mapping[str, Any]
     ) -> tuple[dict[str, Tensor], Tensor | None]:
         """Features of all blocks and labels of all examples, as far as they are needed."""
         wanted = {instrument.looks_at for instrument in chosen}
         if not wanted & {"features", "labelled features"}:
             return {}, None
-        features = capture(self.model, self.batches, glob, device=device)
+        features = capture(self.model, self.batches, glob, **capturing)
         if "labelled features" not in wanted:
             return features, None
         with preserved_randomness():  # merely opening a data loader draws a number
