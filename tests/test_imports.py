@@ -21,6 +21,7 @@ ALLOWED = {
     "data": {"core", "data"},
     "train": {"core", "optim", "measure", "models", "data", "train"},
     "report": {"core", "report"},
+    "inspection": {"core", "optim", "measure", "models", "data", "train", "report", "inspection"},
     "integrations": {"core", "optim", "measure", "integrations"},
     "studies": {"core", "optim", "measure", "models", "data", "train", "report", "studies"},
 }

@@ -72,8 +72,9 @@ def _network(weights: Mapping[str, Tensor], path: Path, how: How) -> tuple[nn.Mo
     shape = how.shape() if how.shape is not None else None
     channels = stems[0].shape[1] if stems else (shape or (3, 0, 0))[0]
     height, width = how.size if how.size is not None else (shape or (0, 0, 0))[1:]
-    options = {"shape": (channels, height, width), "classes": len(heads[-1]), "width": how.width}
-    return create(how.model, **options), {"model": how.model, **options}
+    inputs, classes = (channels, height, width), len(heads[-1])
+    module = create(how.model, shape=inputs, classes=classes, width=how.width)
+    return module, {"model": how.model, "shape": inputs, "classes": classes, "width": how.width}
 
 
 def open_arrays(name: str, path: Path, how: How) -> Subject:

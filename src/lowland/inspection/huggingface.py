@@ -44,7 +44,6 @@ def open_huggingface(name: str) -> Subject:
     if where.startswith((".", "/", "~")) and not Path(where).expanduser().is_dir():
         raise InputError(f"{where}: no such folder")
     where = str(Path(where).expanduser()) if Path(where).expanduser().is_dir() else where
-    transformers.utils.logging.disable_progress_bar()
     module, head = _loaded(name, where)
     settings = _image_settings(where)
     encode = None if settings is not None else _encoder(name, where)
@@ -85,7 +84,7 @@ def _logits(module: nn.Module, inputs: Any, output: Any) -> Tensor:
 
 def _image_settings(where: str) -> dict[str, Any] | None:
     """What the stored image processor says; None for a model without one."""
-    from transformers.utils import cached_file
+    from transformers.utils.hub import cached_file
 
     for file in ("preprocessor_config.json", "processor_config.json"):
         found = cached_file(where, file, _raise_exceptions_for_missing_entries=False)

@@ -84,18 +84,22 @@ def _preprocessing(subject: Subject, how: How) -> Preprocessing | None:
     own = subject.preprocessing
     if how.mean is None and how.std is None and how.size is None:
         return own
-    mean, std = how.mean or (own and own.mean), how.std or (own and own.std)
+    mean = how.mean if own is None else how.mean or own.mean
+    std = how.std if own is None else how.std or own.std
     if mean is None or std is None:
         return None
-    channels = max(len(mean), len(std)) if own is None else channels_of(subject.module)
-    changed = {"mean": _spread(mean, channels), "std": _spread(std, channels)}
+    channels = channels_of(subject.module) or max(len(mean), len(std))
+    made = dataclasses.replace(
+        own or Preprocessing(mean=(0.0,), std=(1.0,)),
+        mean=_spread(mean, channels),
+        std=_spread(std, channels),
+    )
     if how.mean is not None or how.std is not None:
-        changed["unit"] = 1.0  # what the user gives is for values in [0, 1]
+        made = dataclasses.replace(made, unit=1.0)  # what the user gives is for values in [0, 1]
     if how.size is not None:
-        changed |= {"size": how.size, "resize": None}
-    base = own or Preprocessing(mean=(0.0,), std=(1.0,))
-    return dataclasses.replace(base, **changed)
+        made = dataclasses.replace(made, size=how.size, resize=None)
+    return made
 
 
-def _spread(numbers: tuple[float, ...], channels: int | None) -> tuple[float, ...]:
-    return numbers * (channels or 1) if len(numbers) == 1 else numbers
+def _spread(numbers: tuple[float, ...], channels: int) -> tuple[float, ...]:
+    return numbers * channels if len(numbers) == 1 else numbers

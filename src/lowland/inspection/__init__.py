@@ -1,0 +1,34 @@
+"""Checkpoints of any origin, opened, measured block by block, and recorded."""
+
+from lowland.inspection.checkpoints import (
+    RECORD,
+    check_folder,
+    inspect_checkpoints,
+    read_record,
+    write_record,
+)
+from lowland.inspection.comparisons import COMPARISONS, Comparison
+from lowland.inspection.load import FORMS, load_subject
+from lowland.inspection.presets import PRESETS, Preset
+from lowland.inspection.request import DEFAULT, EXAMPLES, Request, make_request
+from lowland.inspection.subject import How, Subject
+
+__all__ = [
+    "COMPARISONS",
+    "DEFAULT",
+    "EXAMPLES",
+    "FORMS",
+    "PRESETS",
+    "RECORD",
+    "Comparison",
+    "How",
+    "Preset",
+    "Request",
+    "Subject",
+    "check_folder",
+    "inspect_checkpoints",
+    "load_subject",
+    "make_request",
+    "read_record",
+    "write_record",
+]
