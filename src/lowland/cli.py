@@ -197,7 +197,7 @@ def _study(
 ) -> int:
     from lowland import studies
     from lowland.report import progress, terminal
-    from lowland.report.page import PAGE
+    from lowland.report.shell import PAGE
 
     chosen = studies.get(name)
     choice = chosen.choose(

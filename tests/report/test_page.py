@@ -16,7 +16,8 @@ from made_comparison import made_comparison
 from made_results import made_results
 
 from lowland import InputError
-from lowland.report.page import PAGE, render, script_json, write_page
+from lowland.report.page import render, write_page
+from lowland.report.shell import PAGE, script_json
 
 OWN = re.compile(r"<script>.*?</script>", re.DOTALL)
 

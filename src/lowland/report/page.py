@@ -2,31 +2,27 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from lowland.core.errors import InputError
-from lowland.core.files import write_text
-from lowland.core.provenance import source_hash
 from lowland.report import words
 from lowland.report.arms import arm_table
 from lowland.report.cost import cost_figures, sweep_figures
-from lowland.report.figures import Figure, curves, finals, line_sample, palette
+from lowland.report.figures import curves, finals, line_sample, palette
 from lowland.report.series import rhos
+from lowland.report.shell import (
+    PAGE,
+    card,
+    definitions,
+    document,
+    figure_grid,
+    section,
+    write_document,
+)
 from lowland.report.strip import strip
 from lowland.report.tables import by_rho, by_run, facts, html_table
-
-PAGE = "report.html"
-
-# Nothing may be loaded from anywhere, whatever a library tries.
-_POLICY = (
-    "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data: blob:"
-)
 
 
 def write_page(folder: Path, results: Mapping[str, Any]) -> Path:
@@ -35,20 +31,11 @@ def write_page(folder: Path, results: Mapping[str, Any]) -> Path:
     Raises:
         InputError: it cannot be written.
     """
-    path = folder / PAGE
-    stamp = _stamp(results)
-    if not _has_stamp(path, stamp):
-        try:
-            write_text(path, render(results, stamp=stamp))
-        except OSError as error:
-            raise InputError(f"{path} cannot be written: {error.strerror}") from error
-    return path
+    return write_document(folder / PAGE, results, lambda stamp: render(results, stamp=stamp))
 
 
 def render(results: Mapping[str, Any], *, stamp: str = "") -> str:
     """The whole page as HTML."""
-    from plotly.offline import get_plotlyjs
-
     over_time, at_the_end = curves(results), finals(results)
     compared = results.get("comparison") is not None
     cost = cost_figures(results) if compared else []
@@ -56,65 +43,22 @@ def render(results: Mapping[str, Any], *, stamp: str = "") -> str:
     sections = (
         _header(results),
         _claims(results["claims"]),
-        _section("Accuracy against cost", _figures(cost, "wide"), _cost_note()) if cost else "",
-        _section("All arms", _card(html_table(*arm_table(results)), "dense")) if compared else "",
-        _section("Sweeps", _figures(sweeps, "half")) if sweeps else "",
-        _section("Over training", _legend(results), _figures(over_time), _curve_note(results))
+        section("Accuracy against cost", figure_grid(cost, "wide"), _cost_note()) if cost else "",
+        section("All arms", card(html_table(*arm_table(results)), "dense")) if compared else "",
+        section("Sweeps", figure_grid(sweeps, "half")) if sweeps else "",
+        section("Over training", _legend(results), figure_grid(over_time), _curve_note(results))
         if over_time
         else "",
-        _section("At the end, against ρ", _figures(at_the_end), _final_note(results))
+        section("At the end, against ρ", figure_grid(at_the_end), _final_note(results))
         if at_the_end
         else "",
-        "" if compared else _section("Numbers", _card(html_table(*by_rho(results)))),
-        _section("How to read this", _notes(results)),
-        _section("Provenance", _provenance(results)),
+        "" if compared else section("Numbers", card(html_table(*by_rho(results)))),
+        section("How to read this", _notes(results)),
+        section("Provenance", _provenance(results)),
     )
+    title = f"{results['study']['name']}: {results['study']['title']}"
     drawn = (*cost, *sweeps, *over_time, *at_the_end)
-    figures = [{"name": f.name, "spec": f.spec} for f in drawn]
-    return (
-        "<!doctype html>\n"
-        f'<html lang="en"><head><meta charset="utf-8"><meta name="lowland-results" '
-        f'content="{stamp}"><meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(results['study']['name'])}: {escape(results['study']['title'])}</title>"
-        f"<style>{_asset('page.css')}</style></head>\n<body><main>{''.join(sections)}</main>\n"
-        f'<script type="application/json" id="figures">{script_json(figures)}</script>\n'
-        f"<script>{get_plotlyjs()}</script>\n<script>{_asset('page.js')}</script>\n"
-        "</body></html>\n"
-    )
-
-
-def _stamp(results: Mapping[str, Any]) -> str:
-    """Hash of what the page is made from: the results and the code of the report."""
-    text = json.dumps(results, sort_keys=True) + source_hash(("report",))
-    text += _asset("page.css") + _asset("page.js")
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _has_stamp(path: Path, stamp: str) -> bool:
-    try:
-        with path.open(encoding="utf-8") as file:
-            return f'content="{stamp}"' in file.read(400)
-    except (OSError, UnicodeDecodeError):
-        return False
-
-
-def _asset(name: str) -> str:
-    return resources.files("lowland.report").joinpath(name).read_text(encoding="utf-8")
-
-
-def script_json(value: Any) -> str:
-    """JSON that cannot end the script element it stands in."""
-    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    return text.replace("<", "\\u003c")
-
-
-def _section(title: str, *content: str) -> str:
-    return f"<section><h2>{escape(title)}</h2>{''.join(content)}</section>"
-
-
-def _card(content: str, shape: str = "") -> str:
-    return f'<div class="{" ".join(["card scroll", shape]).strip()}">{content}</div>'
+    return document(title, "".join(sections), drawn, stamp=stamp)
 
 
 def _header(results: Mapping[str, Any]) -> str:
@@ -138,7 +82,7 @@ def _extent(results: Mapping[str, Any]) -> str:
 
 
 def _claims(claims: Sequence[Mapping[str, Any]]) -> str:
-    return _section("Verdicts", f'<ul class="claims">{"".join(map(_claim, claims))}</ul>')
+    return section("Verdicts", f'<ul class="claims">{"".join(map(_claim, claims))}</ul>')
 
 
 def _claim(claim: Mapping[str, Any]) -> str:
@@ -164,7 +108,7 @@ def _details(claim: Mapping[str, Any]) -> str:
         ("by seed", _by_seed(claim)),
         *((f"beside: {b['label']}", _beside(b, claim["unit"])) for b in claim["beside"]),
     ]
-    return _definitions((name, text) for name, text in rows if text)
+    return definitions((name, text) for name, text in rows if text)
 
 
 def _by_seed(claim: Mapping[str, Any]) -> str:
@@ -180,11 +124,6 @@ def _beside(other: Mapping[str, Any], unit: str) -> str:
     return f"{words.amount(other['estimate'], unit)} {interval}, {words.seeds(other['n'])}"
 
 
-def _definitions(rows: Iterable[tuple[str, str]]) -> str:
-    cells = (f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in rows)
-    return f"<dl>{''.join(cells)}</dl>"
-
-
 def _legend(results: Mapping[str, Any]) -> str:
     buttons = (
         f'<button type="button" data-rho="{rho:g}" aria-pressed="true">'
@@ -192,16 +131,6 @@ def _legend(results: Mapping[str, Any]) -> str:
         for index, (rho, colour) in enumerate(palette(rhos(results["runs"])).items())
     )
     return f'<div class="legend" title="show or hide a radius">{"".join(buttons)}</div>'
-
-
-def _figures(figures: Sequence[Figure], shape: str = "") -> str:
-    drawn = (
-        f'<figure class="card"><figcaption><h3>{escape(f.title)}</h3>'
-        f'<p class="note">{escape(f.note)}</p></figcaption>'
-        f'<div class="plot" id="{f.name}"></div></figure>'
-        for f in figures
-    )
-    return f'<div class="{" ".join(["figures", shape]).strip()}">{"".join(drawn)}</div>'
 
 
 def _cost_note() -> str:
@@ -242,5 +171,5 @@ def _provenance(results: Mapping[str, Any]) -> str:
         f"{escape(f['error'])}</p>"
         for f in results["failures"]
     )
-    runs = f"<details><summary>every run</summary>{_card(html_table(*by_run(results)))}</details>"
-    return f'<div class="card text">{_definitions(facts(results))}{failed}</div>{runs}'
+    runs = f"<details><summary>every run</summary>{card(html_table(*by_run(results)))}</details>"
+    return f'<div class="card text">{definitions(facts(results))}{failed}</div>{runs}'
