@@ -14,6 +14,7 @@ import typer
 from rich.console import Console
 
 from lowland import __version__
+from lowland.cli_inspect import inspect
 from lowland.core.errors import InputError, unknown
 
 if TYPE_CHECKING:
@@ -166,6 +167,9 @@ def study(
     )
 
 
+app.command()(inspect)
+
+
 @app.command()
 def methods() -> Job:
     """List the sharpness-aware methods: source, passes, memory, what each needs."""
@@ -288,10 +292,16 @@ def _methods() -> int:
 
 
 def _report(folder: Path) -> int:
-    from lowland.report import terminal
+    from lowland import inspection
+    from lowland.report import inspection_page, inspection_terminal, terminal
     from lowland.report.page import write_page
     from lowland.report.results import read_results
 
+    if (folder / inspection.RECORD).exists():
+        record = inspection.read_record(folder)
+        page = inspection_page.write_page(folder, record)
+        inspection_terminal.show(record, Console(), page=page)
+        return 0
     results = read_results(folder)
     terminal.show(results, write_page(folder, results), Console())
     return 0

@@ -8,10 +8,12 @@ from lowland.inspection.checkpoints import (
     write_record,
 )
 from lowland.inspection.comparisons import COMPARISONS, Comparison
+from lowland.inspection.constructors import parse_arguments
 from lowland.inspection.load import FORMS, load_subject
 from lowland.inspection.presets import PRESETS, Preset
 from lowland.inspection.request import DEFAULT, EXAMPLES, Request, make_request
 from lowland.inspection.subject import How, Subject
+from lowland.inspection.words import default_folder, parse_numbers, parse_size
 
 __all__ = [
     "COMPARISONS",
@@ -26,9 +28,13 @@ __all__ = [
     "Request",
     "Subject",
     "check_folder",
+    "default_folder",
     "inspect_checkpoints",
     "load_subject",
     "make_request",
+    "parse_arguments",
+    "parse_numbers",
+    "parse_size",
     "read_record",
     "write_record",
 ]

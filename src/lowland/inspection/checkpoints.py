@@ -12,6 +12,7 @@ from typing import Any
 from lowland.core.errors import InputError
 from lowland.core.files import read_json, write_json
 from lowland.data import Examples, open_examples
+from lowland.data.examples import in_turn
 from lowland.inspection.comparisons import COMPARISONS, compare_features
 from lowland.inspection.load import load_subject
 from lowland.inspection.measuring import Tell, asks, measure, prepare
@@ -50,7 +51,7 @@ def inspect_checkpoints(
         InputError: something that was given cannot be used.
     """
     if not 1 <= len(names) <= 2:
-        raise InputError(f"{len(names)} models: give one, or two to compare")
+        raise InputError(f"{len(names)} models: give one, or two to compare side by side")
     start = time.perf_counter()
     opened = _Opened(data, column, request.split)
     how = how or How()
@@ -58,10 +59,10 @@ def inspect_checkpoints(
         how = _shaped(how, opened)
     subjects = []
     for name in names:
-        tell(f"loading {name}")
+        tell(f"loading {name.rstrip('/').rpartition('/')[2]}")
         subjects.append(load_subject(name, how))
     tell("reading the data")
-    examples = opened.by(subjects).first(request.examples)
+    examples = _ordered(opened.by(subjects), request.order).first(request.examples)
     ready = [prepare(subject, examples, request, tell) for subject in subjects]
     findings = [measure(one, request, tell) for one in ready]
     between = {}
@@ -69,6 +70,14 @@ def inspect_checkpoints(
         tell("comparing features")
         between = compare_features(*ready)
     return make_record(request, findings, between, time.perf_counter() - start)
+
+
+def _ordered(examples: Examples, order: str) -> Examples:
+    if order == "file":
+        return examples
+    if examples.labels is None:
+        raise InputError(f"--order classes needs labels, {examples.name} has none")
+    return examples.ordered(in_turn(examples.labels), "classes in turn")
 
 
 class _Opened:

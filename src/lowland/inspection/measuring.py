@@ -93,7 +93,7 @@ def prepare(subject: Subject, examples: Examples, request: Request, tell: Tell) 
         check_memory(subject, found.bytes_per_example * examples.n, examples.n)
 
     def at(done: int) -> None:
-        tell(f"{subject.name}: batch {done} of {len(inputs)}")
+        tell(f"{_short(subject)}: batch {done} of {len(inputs)}")
 
     inputs = Inputs(subject, examples, batch_size, dtype=dtype, tell=at)
     notes += _few_classes(examples)
@@ -111,7 +111,7 @@ def measure(ready: Prepared, request: Request, tell: Tell) -> Finding:
     seconds = 0.0
     for group in _groups(request.instruments):
         names = ", ".join(instrument.name for instrument in group)
-        tell(f"{ready.subject.name}: {names}")
+        tell(f"{_short(ready.subject)}: {names}")
         with _clear(ready.subject, names):
             found = inspect_model(
                 ready.subject.module,
@@ -162,6 +162,10 @@ def chosen_device(name: str) -> str:
         there = f"{count} GPUs are there" if count else "no GPU that torch can use is there"
         raise InputError(f"--device {name}: {there}; use --device cpu or auto")
     return name
+
+
+def _short(subject: Subject) -> str:
+    return subject.name.rstrip("/").rpartition("/")[2]
 
 
 def _groups(instruments: Sequence[Instrument]) -> list[list[Instrument]]:
@@ -267,7 +271,8 @@ def _few_classes(examples: Examples) -> tuple[str, ...]:
     seen = len(set(examples.labels.tolist()))
     if seen >= min(examples.classes, examples.n):
         return ()
-    return (f"The {examples.n} examples are of {seen} of {examples.classes} classes.",)
+    turn = "" if "turn" in examples.order else "; --order classes takes them in turn"
+    return (f"The {examples.n} examples are of {seen} of {examples.classes} classes{turn}.",)
 
 
 def _guessing(model: dict[str, Measurement], examples: Examples) -> tuple[str, ...]:

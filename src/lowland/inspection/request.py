@@ -19,6 +19,7 @@ EXAMPLES = 2048
 and a forward pass over them takes seconds to minutes on a CPU."""
 
 BATCH = 64
+ORDERS = ("classes", "file")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +33,7 @@ class Request:
         blocks: glob, or None for each network's own.
         examples: at most so many.
         split: or None.
+        order: which are the first: "file" as they are stored, "classes" with classes in turn.
         batch_size: examples per forward pass.
         device: "auto", "cpu", "cuda" or "cuda:N".
         where: what of each block, as for `lowland.measure.capture`.
@@ -45,6 +47,7 @@ class Request:
     blocks: str | None = None
     examples: int = EXAMPLES
     split: str | None = None
+    order: str = "file"
     batch_size: int = BATCH
     device: str = "auto"
     where: str = "output"
@@ -60,6 +63,7 @@ class Request:
             "blocks": self.blocks,
             "examples": self.examples,
             "split": self.split,
+            "order": self.order,
             "batch_size": self.batch_size,
             "device": self.device,
             "where": self.where,
@@ -103,6 +107,8 @@ def make_request(
     fallback = chosen.examples if chosen else EXAMPLES
     count = fallback if examples is None else examples
     size = BATCH if batch_size is None else batch_size
+    if rest.get("order", "file") not in ORDERS:
+        raise unknown("order", rest["order"], ORDERS)
     for word, number in (("examples", count), ("batch-size", size)):
         if number < 1:
             raise InputError(f"--{word} must be 1 or more, not {number}")

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.text import Text
 
 LINE_SECONDS = 15.0
 
@@ -51,6 +52,25 @@ def shown(console: Console) -> Iterator[Callable[[Status], None]]:
             progress.update(task, completed=status.share, visible=True, runs=runs)
 
         yield tell
+
+
+@contextlib.contextmanager
+def doing(console: Console) -> Iterator[Callable[[str], object]]:
+    """A function to call with what is being done: a line that changes on a terminal, a new line
+    every `LINE_SECONDS` anywhere else."""
+    if console.is_terminal:
+        with console.status("") as status:
+            yield lambda words: status.update(Text(words))
+        return
+    last = time.monotonic()
+
+    def tell(words: str) -> None:
+        nonlocal last
+        if time.monotonic() - last >= LINE_SECONDS:
+            console.print(Text(words))
+            last = time.monotonic()
+
+    yield tell
 
 
 class _Lines:

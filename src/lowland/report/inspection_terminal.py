@@ -1,0 +1,206 @@
+"""An inspection in the terminal: one row per block. Reads well from 60 columns up."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from lowland.report import inspection as words
+from lowland.report.inspection import Record
+
+_EIGHTHS = " ▏▎▍▌▋▊▉█"
+_BAR = 12
+"""Cells of a bar."""
+
+
+def show(record: Record, console: Console, *, page: Path | None = None) -> None:
+    """Print an inspection; `page` is where the one to look at lies."""
+    console.print()
+    for title, subject in zip(words.titles(record), record["subjects"], strict=True):
+        console.print(Text(title, style="bold"), Text(words.subject_line(subject), style="dim"))
+    console.print(Text(words.data_line(record), style="dim"))
+    console.print()
+    several = len(record["subjects"]) > 1
+    tables = _compared(record, console.width) if several else _alone(record, console.width)
+    for table in tables:
+        console.print(table)
+        console.print()
+    for line in words.only_in(record):
+        console.print(Text(line, style="dim"))
+    _models(record, console)
+    _footer(record, page, console)
+
+
+def show_instruments(rows: Sequence[tuple[str, str, str, str]], console: Console) -> None:
+    """Print instruments: name, what it measures, what it looks at, source."""
+    for name, text, looks_at, source in rows:
+        beside = ", ".join(part for part in (looks_at, source) if part)
+        console.print(Text(name, style="bold") + Text(f"  {text}") + Text(f"  {beside}", "dim"))
+
+
+def _alone(record: Record, width: int) -> list[Table]:
+    """Blocks of one network: as many instruments beside each other as fit."""
+    subject = record["subjects"][0]
+    names = words.by_block(record)
+    if not names:
+        return []
+    short, path = words.short_names(list(subject["blocks"]))
+    sizes = words.widths(subject)
+    columns: list[tuple[str, list[str]]] = []
+    if sizes:
+        columns.append(("features", [f"{sizes[b]:,}" if b in sizes else "" for b in short]))
+    for name in names:
+        columns.append((name, [words.cell(subject["blocks"][b].get(name)) for b in short]))
+    labels = [short[block] for block in short]
+    head = f"{path}…" if path else "block"
+    groups = _fitting(head, labels, columns, width)
+    bar = _bars(subject, names[0]) if len(groups) == 1 else []
+    spare = width - _extent(head, labels, columns)
+    if bar and spare >= _BAR + 2:
+        columns.insert(1 + bool(sizes), ("", bar))
+        groups = [columns]
+    return [_table(head, labels, group) for group in groups]
+
+
+def _compared(record: Record, width: int) -> list[Table]:
+    """One table per instrument: A, B, and the change from A to B."""
+    a, b = record["subjects"]
+    blocks = words.common(record)
+    short, path = words.short_names(blocks)
+    titles = words.titles(record)
+    labels = [short[block] for block in blocks]
+    tables = []
+    for name in words.by_block(record):
+        pairs = [(a["blocks"][block].get(name), b["blocks"][block].get(name)) for block in blocks]
+        columns = [
+            (_folded(titles[0]), [words.cell(one) for one, _ in pairs]),
+            (_folded(titles[1]), [words.cell(other) for _, other in pairs]),
+            ("change", [words.change(one, other) for one, other in pairs]),
+        ]
+        head = f"{path}…" if path else "block"
+        for group in _fitting(head, labels, columns, width):
+            tables.append(_table(head, labels, group, title=name))
+    tables += _between(record, blocks, labels)
+    return tables
+
+
+def _between(record: Record, blocks: Sequence[str], labels: Sequence[str]) -> list[Table]:
+    found = []
+    for comparison in record["comparisons"]:
+        name = comparison["name"]
+        cells = [words.cell(record["between"].get(block, {}).get(name)) for block in blocks]
+        found.append(_table("block", labels, [(name, cells)], title=f"between the two: {name}"))
+    return found
+
+
+def _bars(subject: Record, name: str) -> list[str]:
+    """The first instrument along depth, each value as a bar of its share of the largest."""
+    values = [words.number(row.get(name)) for row in subject["blocks"].values()]
+    largest = max((v for v in values if v is not None), default=0.0)
+    if largest <= 0 or any(v is not None and v < 0 for v in values):
+        return []
+    return [_bar((v or 0.0) / largest) for v in values]
+
+
+def _bar(share: float) -> str:
+    eighths = round(share * _BAR * 8)
+    full, rest = divmod(eighths, 8)
+    return (_EIGHTHS[8] * full + _EIGHTHS[rest].strip()).ljust(_BAR)
+
+
+def _fitting(
+    head: str, labels: Sequence[str], columns: list[tuple[str, list[str]]], width: int
+) -> list[list[tuple[str, list[str]]]]:
+    """Columns in groups that fit beside the block names; one column is never broken."""
+    groups: list[list[tuple[str, list[str]]]] = [[]]
+    for column in columns:
+        if groups[-1] and _extent(head, labels, [*groups[-1], column]) > width:
+            groups.append([])
+        groups[-1].append(column)
+    return groups
+
+
+def _extent(head: str, labels: Sequence[str], columns: Sequence[tuple[str, list[str]]]) -> int:
+    """Cells that a table takes."""
+    first = max(map(len, (head, *labels)))
+    return first + sum(2 + max(map(len, (*title.split("\n"), *cells))) for title, cells in columns)
+
+
+def _folded(title: str, at: int = 16) -> str:
+    """A long name on several lines."""
+    return "\n".join(title[i : i + at] for i in range(0, len(title), at))
+
+
+def _table(
+    head: str,
+    labels: Sequence[str],
+    columns: Sequence[tuple[str, list[str]]],
+    *,
+    title: str | None = None,
+) -> Table:
+    table = Table(
+        box=None,
+        padding=(0, 2, 0, 0),
+        header_style="bold",
+        title=None if title is None else Text(title, style="bold"),
+        title_justify="left",
+    )
+    table.add_column(Text(head), no_wrap=True)
+    for name, _ in columns:
+        bar = not name
+        table.add_column(
+            Text(name),
+            justify="left" if bar else "right",
+            vertical="bottom",
+            no_wrap=True,
+            style="cyan" if bar else "",
+        )
+    for number, label in enumerate(labels):
+        table.add_row(Text(label), *(Text(cells[number]) for _, cells in columns))
+    return table
+
+
+def _models(record: Record, console: Console) -> None:
+    names = [instrument["name"] for instrument in record["instruments"]]
+    several = len(record["subjects"]) > 1
+    lines = [words.model_lines(subject, names) for subject in record["subjects"]]
+    if not any(lines):
+        return
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(no_wrap=True)
+    table.add_column()
+    for title, found in zip(words.titles(record), lines, strict=True):
+        for place, (name, text) in enumerate(found):
+            label = (title if several else "whole network") if place == 0 else ""
+            table.add_row(Text(label), Text(name, style="bold"), Text(text))
+    console.print(table)
+    console.print()
+
+
+def _footer(record: Record, page: Path | None, console: Console) -> None:
+    explained = Table.grid(padding=(0, 2))
+    explained.add_column(style="dim", no_wrap=True)
+    explained.add_column(style="dim")
+    for name, text in definitions(record):
+        explained.add_row(Text(name), Text(text))
+    console.print(explained)
+    for note in words.notes(record):
+        console.print(Text(note, style="yellow"))
+    if page is not None:
+        console.print(f"report: {page}", markup=False, highlight=False, soft_wrap=True)
+
+
+def definitions(record: Record) -> list[tuple[str, str]]:
+    """Instrument -> the definition that was used, as its records have it."""
+    found: dict[str, str] = {}
+    for subject in record["subjects"]:
+        for row in (subject["model"], *subject["blocks"].values()):
+            for name, measured in row.items():
+                found.setdefault(name, measured["definition"])
+    found |= {c["name"]: c["words"] for c in record["comparisons"]}
+    return [(i["name"], found[i["name"]]) for i in record["instruments"] if i["name"] in found]
