@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import zipfile
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -36,21 +37,10 @@ def open_arrays(request: Request) -> Examples:
         InputError: the file is not that.
     """
     path = request.path
-    try:
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        with np.load(path, allow_pickle=False) as file:
-            if not hasattr(file, "files"):
-                raise InputError(f"{path} holds one bare array: store x and y by numpy.savez")
-            names = set(file.files)
-            split, (x, y) = _names(request, names)
-            images, labels = file[x], file[y] if y in names else None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        if isinstance(error, InputError):
-            raise
-        reason = str(error).partition("\n")[0]
-        raise InputError(f"data file {path} cannot be read: {reason}") from None
-    values, largest = _images(path, x, images)
-    targets = None if labels is None else _labels(path, y, labels, len(values))
+    arrays, digest = read_npz(path)
+    split, (x, y) = _names(request, set(arrays))
+    values, largest = _images(path, x, arrays[x])
+    targets = _labels(path, y, arrays[y], len(values)) if y in arrays else None
     return Examples(
         name=request.name,
         kind="images",
@@ -63,6 +53,26 @@ def open_arrays(request: Request) -> Examples:
         order="as in the file",
         source={"sha256": {path.name: digest}, "arrays": [x] if targets is None else [x, y]},
     )
+
+
+def read_npz(path: Path) -> tuple[dict[str, Any], str]:
+    """All arrays of an ``.npz`` file by name, and its SHA-256. Nothing is unpickled.
+
+    Raises:
+        InputError: it is no such file, or holds pickled objects.
+    """
+    try:
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        file = np.load(path, allow_pickle=False)
+        if not hasattr(file, "files"):
+            raise InputError(f"{path} holds one bare array: store named ones by numpy.savez")
+        with file:
+            return {name: file[name] for name in file.files}, digest
+    except InputError:
+        raise
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        reason = str(error).partition("\n")[0]
+        raise InputError(f"{path} cannot be read as an .npz file: {reason}") from None
 
 
 def _names(request: Request, names: set[str]) -> tuple[str, tuple[str, str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import difflib
 import importlib
 import os
 import sys
@@ -11,7 +12,7 @@ from typing import Any
 
 from torch import nn
 
-from lowland.core.errors import InputError, unknown
+from lowland.core.errors import InputError
 from lowland.inspection.subject import one_line
 
 
@@ -81,8 +82,9 @@ def _imported(name: str) -> Any:
         sys.path.remove(here)
     for part in path.split("."):
         if not hasattr(found, part):
-            public = [word for word in dir(found) if not word.startswith("_")]
-            raise unknown(f"name in {place}", part, public[:20])
+            near = difflib.get_close_matches(part, dir(found), n=1)
+            hint = f": did you mean {near[0]!r}?" if near else ""
+            raise InputError(f"constructor {name}: {place} has no {part!r}{hint}")
         found = getattr(found, part)
     if not callable(found):
         raise InputError(f"constructor {name} is no function")

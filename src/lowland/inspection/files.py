@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from torch import Tensor, nn
 
 from lowland.core.errors import InputError
 from lowland.data import Examples, Preprocessing, load, of_data
+from lowland.data.arrays import read_npz
 from lowland.data.examples import LARGEST
 from lowland.inspection.constructors import construct
 from lowland.inspection.subject import (
     How,
     Subject,
-    check_file,
     default_blocks,
-    one_line,
     stands_for_all,
 )
 from lowland.inspection.weights import fill, read_weights, sha256
@@ -45,7 +42,7 @@ def open_weights(name: str, path: Path, how: How) -> Subject:
     fill(module, weights, path)
     return Subject(
         name=name,
-        kind="weights",
+        kind="file of weights",
         module=module.eval(),
         blocks=default_blocks(module),
         tokens=stands_for_all(module),
@@ -83,12 +80,7 @@ def open_arrays(name: str, path: Path, how: How) -> Subject:
     Images are resized to the network's size without a crop and scaled to [-1, 1], as that
     repository evaluates.
     """
-    check_file(path)
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {key: file[key] for key in file.files}
-    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path} is no .npz checkpoint ({one_line(error)})") from None
+    arrays, digest = read_npz(path)
     try:
         module, facts = from_arrays(arrays, size=how.size and how.size[0])
     except InputError as error:
@@ -103,7 +95,7 @@ def open_arrays(name: str, path: Path, how: How) -> Subject:
         preprocessing=Preprocessing(
             mean=(0.5,) * channels, std=(0.5,) * channels, size=(size, size), squash=True
         ),
-        facts={"sha256": {path.name: sha256(path)}, **facts},
+        facts={"sha256": {path.name: digest}, **facts},
     )
 
 

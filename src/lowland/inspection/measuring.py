@@ -96,7 +96,6 @@ def prepare(subject: Subject, examples: Examples, request: Request, tell: Tell) 
         tell(f"{_short(subject)}: batch {done} of {len(inputs)}")
 
     inputs = Inputs(subject, examples, batch_size, dtype=dtype, tell=at)
-    notes += _few_classes(examples)
     return Prepared(subject, examples, inputs, blocks, capturing, device, notes)
 
 
@@ -265,7 +264,8 @@ def _capturing(subject: Subject, request: Request, found: Probe) -> dict[str, An
     return chosen
 
 
-def _few_classes(examples: Examples) -> tuple[str, ...]:
+def notes_on(examples: Examples) -> tuple[str, ...]:
+    """What the reader should know of the examples, in whole sentences."""
     if examples.labels is None or examples.classes is None:
         return ()
     seen = len(set(examples.labels.tolist()))

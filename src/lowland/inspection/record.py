@@ -11,7 +11,7 @@ import numpy as np
 from lowland.core.provenance import provenance
 from lowland.core.records import Measurement
 from lowland.inspection.comparisons import COMPARISONS
-from lowland.inspection.measuring import Finding
+from lowland.inspection.measuring import Finding, notes_on
 from lowland.inspection.request import Request
 
 FORMAT = "lowland-inspection"
@@ -55,6 +55,7 @@ def make_record(
                 for c in COMPARISONS.values()
                 if any(c.name in row for row in between.values())
             ],
+            "notes": list(notes_on(findings[0].examples)),
             "between": {block: _records(row) for block, row in between.items()},
             "seconds": seconds,
             "provenance": provenance(),

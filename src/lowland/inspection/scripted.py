@@ -45,7 +45,7 @@ class Scripted(_Part):
                 parts[parent].add_module(last, parts[name])
             _share(inner, parts[name])
         self.seen: tuple[str, ...] = ()
-        self._run: Any = program
+        self._run: Any = None
         with contextlib.suppress(RuntimeError, AttributeError, IndexError, TypeError):
             self._run, self.seen = _with_outputs(program)
 
@@ -53,7 +53,7 @@ class Scripted(_Part):
         (program,) = self._program
         if program.training != self.training:
             program.train(self.training)
-        if not self.seen:
+        if self._run is None:
             return program(inputs)
         output, *values = self._run(program._c, inputs)
         for name, value in zip(self.seen, values, strict=True):

@@ -122,11 +122,9 @@ def stands_for_all(module: nn.Module) -> str:
 
 
 def channels_of(module: nn.Module) -> int | None:
-    """Input channels of the first convolution, if it has one."""
-    for part in module.modules():
-        if isinstance(part, nn.Conv2d):
-            return part.in_channels
-    return None
+    """Input channels of the first convolution, by the shape of its weights, if there is one."""
+    shapes = (p.shape for p in module.parameters() if p.ndim == 4)
+    return next((shape[1] for shape in shapes), None)
 
 
 def check_file(path: Path) -> Path:
@@ -144,4 +142,6 @@ def one_line(error: BaseException, limit: int = 200) -> str:
     """The first line of what an error says, not too long."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = lines[0] if lines else type(error).__name__
+    if "TorchScript interpreter" in text:  # what went wrong comes at the end there
+        text = lines[-1]
     return text if len(text) <= limit else text[: limit - 3] + "..."

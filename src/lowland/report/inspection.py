@@ -150,27 +150,27 @@ def widths(subject: Record) -> dict[str, int]:
     return found
 
 
-def beside(found: Record) -> list[str]:
-    """What else a record of a whole network says that belongs into a line: the error, ρ."""
-    parts = []
-    if isinstance(found.get("error"), int | float):
-        parts.append(f"error {100 * found['error']:.2f}%")
-    if isinstance(found.get("rho"), int | float):
-        parts.append(f"ρ = {found['rho']:g}")
-    if isinstance(found.get("m"), int):
-        parts.append(f"m = {found['m']}")
-    return parts
+def model_rows(record: Record) -> list[tuple[str, list[Record | None]]]:
+    """What was found on the whole networks: a name, and a record of each network.
+
+    Of a record with an error, the error is a row of its own.
+    """
+    rows: list[tuple[str, list[Record | None]]] = []
+    for instrument in record["instruments"]:
+        name = instrument["name"]
+        found = [subject["model"].get(name) for subject in record["subjects"]]
+        if not any(found):
+            continue
+        rows.append((name, found))
+        errors = [None if one is None else _error_of(one) for one in found]
+        if any(errors):
+            rows.append((f"{name}: error", errors))
+    return rows
 
 
-def model_lines(subject: Record, names: Sequence[str]) -> list[tuple[str, str]]:
-    """What was found on a whole network: instrument and words."""
-    lines = []
-    for name in names:
-        found = subject["model"].get(name)
-        if found is not None:
-            extra = beside(found)
-            lines.append((name, cell(found) + (f" ({', '.join(extra)})" if extra else "")))
-    return lines
+def _error_of(found: Record) -> Record | None:
+    error = found.get("error")
+    return {"name": "error", "value": error} if isinstance(error, int | float) else None
 
 
 def titles(record: Record) -> list[str]:
@@ -230,6 +230,7 @@ def notes(record: Record) -> list[str]:
         for title, subject in zip(titles(record), record["subjects"], strict=True)
         for note in subject["notes"]
     ]
+    found += record["notes"]
     if unconverged(record):
         found.append(f"{UNCONVERGED} stopped before its tolerance was reached.")
     found += _bounded(record)

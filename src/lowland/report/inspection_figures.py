@@ -166,6 +166,10 @@ def _layout(traces: Sequence[Spec], *, share: bool) -> Spec:
         vertical["ticksuffix"] = "%"
     if values and min(values) >= 0:
         vertical["rangemode"] = "tozero"
+    names = [str(x) for trace in traces for x in trace["x"]]
+    across: dict[str, Any] = {**AXIS, "type": "category"}
+    if max(map(len, names), default=0) <= 3:  # numbers stay upright
+        across |= {"tickangle": 0, "nticks": 9}
     return {
         "font": FONT,
         "margin": {"l": 8, "r": 12, "t": 8, "b": 8},
@@ -174,6 +178,6 @@ def _layout(traces: Sequence[Spec], *, share: bool) -> Spec:
         "plot_bgcolor": "rgba(0,0,0,0)",
         "hoverlabel": {"bgcolor": "#ffffff", "font": FONT},
         "hovermode": "closest",
-        "xaxis": {**AXIS, "type": "category"},
+        "xaxis": across,
         "yaxis": vertical,
     }

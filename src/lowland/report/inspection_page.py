@@ -107,13 +107,19 @@ def _compared(record: Record, name: str) -> tuple[list[str], Rows]:
 
 
 def _models(record: Record) -> str:
-    names = [instrument["name"] for instrument in record["instruments"]]
-    columns = [dict(words.model_lines(subject, names)) for subject in record["subjects"]]
-    there = [name for name in names if any(name in column for column in columns)]
-    if not there:
+    several = len(record["subjects"]) > 1
+    rows = [
+        [
+            name,
+            *map(words.cell, found),
+            *([words.change(*found)] if several else []),
+        ]
+        for name, found in words.model_rows(record)
+    ]
+    if not rows:
         return ""
-    rows = [[name, *(column.get(name, "") for column in columns)] for name in there]
-    return card(html_table(["", *words.titles(record)], rows))
+    head = ["", *words.titles(record), *(["change"] if several else [])]
+    return card(html_table(head, rows))
 
 
 def _networks(record: Record) -> str:

@@ -26,12 +26,11 @@ def show(record: Record, console: Console, *, page: Path | None = None) -> None:
     console.print()
     several = len(record["subjects"]) > 1
     tables = _compared(record, console.width) if several else _alone(record, console.width)
-    for table in tables:
+    for table in (*tables, *_models(record, console.width)):
         console.print(table)
         console.print()
     for line in words.only_in(record):
         console.print(Text(line, style="dim"))
-    _models(record, console)
     _footer(record, page, console)
 
 
@@ -150,8 +149,8 @@ def _table(
         title_justify="left",
     )
     table.add_column(Text(head), no_wrap=True)
-    for name, _ in columns:
-        bar = not name
+    for name, cells in columns:
+        bar = not name and all(set(cell) <= set(_EIGHTHS) for cell in cells)
         table.add_column(
             Text(name),
             justify="left" if bar else "right",
@@ -164,22 +163,21 @@ def _table(
     return table
 
 
-def _models(record: Record, console: Console) -> None:
-    names = [instrument["name"] for instrument in record["instruments"]]
+def _models(record: Record, width: int) -> list[Table]:
+    """What was found on whole networks, one instrument a row."""
+    rows = words.model_rows(record)
+    if not rows:
+        return []
+    labels = [name for name, _ in rows]
     several = len(record["subjects"]) > 1
-    lines = [words.model_lines(subject, names) for subject in record["subjects"]]
-    if not any(lines):
-        return
-    table = Table.grid(padding=(0, 2))
-    table.add_column(style="dim", no_wrap=True)
-    table.add_column(no_wrap=True)
-    table.add_column()
-    for title, found in zip(words.titles(record), lines, strict=True):
-        for place, (name, text) in enumerate(found):
-            label = (title if several else "whole network") if place == 0 else ""
-            table.add_row(Text(label), Text(name, style="bold"), Text(text))
-    console.print(table)
-    console.print()
+    columns = [
+        (_folded(title) if several else "", [words.cell(found[place]) for _, found in rows])
+        for place, title in enumerate(words.titles(record))
+    ]
+    if several:
+        columns.append(("change", [words.change(one, other) for _, (one, other) in rows]))
+    groups = _fitting("whole network", labels, columns, width)
+    return [_table("whole network", labels, group) for group in groups]
 
 
 def _footer(record: Record, page: Path | None, console: Console) -> None:
@@ -201,6 +199,12 @@ def definitions(record: Record) -> list[tuple[str, str]]:
     for subject in record["subjects"]:
         for row in (subject["model"], *subject["blocks"].values()):
             for name, measured in row.items():
-                found.setdefault(name, measured["definition"])
+                found.setdefault(name, measured["definition"] + _setting(measured))
     found |= {c["name"]: c["words"] for c in record["comparisons"]}
     return [(i["name"], found[i["name"]]) for i in record["instruments"] if i["name"] in found]
+
+
+def _setting(found: Record) -> str:
+    """Radius and batch size, where a record has them."""
+    parts = [f"; {key} = {found[key]:g}" for key in ("rho", "m") if found.get(key) is not None]
+    return "".join(parts)
