@@ -73,20 +73,20 @@ class Preprocessing:
                     "other data, or --mean and --std with a number for each channel"
                 )
             values = values.expand(self.channels, -1, -1)
-        values = self._sized(values, largest)
+        values = self._sized(values).clamp(0.0, largest)  # cubic resizing overshoots
         if largest != self.unit:
             values = values * (self.unit / largest)
         mean = torch.tensor(self.mean).view(-1, 1, 1)
         return (values - mean) / torch.tensor(self.std).view(-1, 1, 1)
 
-    def _sized(self, values: Tensor, largest: float) -> Tensor:
+    def _sized(self, values: Tensor) -> Tensor:
         if self.size is None:
             return values
         height, width = self.size
         if tuple(values.shape[1:]) == self.size and self.resize is None:
             return values
         if self.squash:
-            return self._resized(values, height, width).clamp(0.0, largest)
+            return self._resized(values, height, width)
         h, w = values.shape[1:]
         # the shorter side, or more of it where the crop would not fit into the longer one
         target = self.resize or min(height, width)

@@ -44,11 +44,13 @@ def open_huggingface(name: str) -> Subject:
     if where.startswith((".", "/", "~")) and not Path(where).expanduser().is_dir():
         raise InputError(f"{where}: no such folder")
     where = str(Path(where).expanduser()) if Path(where).expanduser().is_dir() else where
-    module, head = _loaded(name, where)
+    module, head, notes = _loaded(name, where)
     settings = _image_settings(where)
     encode = None if settings is not None else _encoder(name, where)
     if head:
         module.register_forward_hook(_logits)
+    if encode is not None:
+        module.register_forward_pre_hook(_by_name, with_kwargs=True)
     return Subject(
         name=name,
         kind=f"transformers {transformers.__version__}",
@@ -59,21 +61,47 @@ def open_huggingface(name: str) -> Subject:
         logits=head,
         tokens=stands_for_all(module) if settings is not None else "mean",
         facts={"class": type(module).__name__},
+        notes=notes,
     )
 
 
-def _loaded(name: str, where: str) -> tuple[nn.Module, bool]:
-    """The network, and whether it gives logits."""
+def _loaded(name: str, where: str) -> tuple[nn.Module, bool, tuple[str, ...]]:
+    """The network, whether it gives logits, and a note on weights that the checkpoint lacks."""
     import transformers
+    from transformers.utils import logging
 
+    bars = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         config = transformers.AutoConfig.from_pretrained(where)
         stored = (getattr(config, "architectures", None) or [""])[0]
         head = next((kind for ending, kind in HEADS.items() if stored.endswith(ending)), None)
         loader = getattr(transformers, head or "AutoModel")
-        return loader.from_pretrained(where, dtype=torch.float32), head is not None
+        module, found = loader.from_pretrained(where, dtype=torch.float32, output_loading_info=True)
     except Exception as error:  # unknown names, no network, broken files: each its own kind
         raise InputError(f"{name}: transformers cannot load it: {one_line(error)}") from None
+    finally:
+        if bars:
+            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+    return module, head is not None, _missing(found)
+
+
+def _missing(found: dict[str, Any]) -> tuple[str, ...]:
+    names = sorted(found.get("missing_keys", ()))
+    if not names:
+        return ()
+    more = ", ..." if len(names) > 2 else ""
+    return (
+        f"{len(names)} tensors are not in the checkpoint and were drawn at random "
+        f"({', '.join(names[:2])}{more}).",
+    )
+
+
+def _by_name(module: nn.Module, args: Any, kwargs: Any) -> Any:
+    """Named inputs in one mapping become arguments."""
+    if args and isinstance(args[0], dict):
+        return args[1:], {**args[0], **kwargs}
+    return None
 
 
 def _logits(module: nn.Module, inputs: Any, output: Any) -> Tensor:

@@ -79,6 +79,8 @@ def prepare(subject: Subject, examples: Examples, request: Request, tell: Tell) 
     _check_inputs(subject, examples)
     device = chosen_device(request.device)
     subject.module.to(device)
+    if not any(True for _ in subject.module.children()):
+        raise InputError(f"{subject.name} is one module without others in it: it has no blocks")
     blocks = matching_blocks(subject.module, request.blocks or subject.blocks)
     examples, batch_size, notes = _fixed(subject, examples, request)
     if asks(request, FEATURES):

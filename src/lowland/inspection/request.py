@@ -146,10 +146,8 @@ def _setting(text: str, instruments: Sequence[Instrument]) -> tuple[str, str, An
     known = parameters_of(chosen[name])
     if key not in known:
         raise unknown(f"option of {name}", key, known)
-    found = literal(value.strip())
     default = known[key].default
+    found = value.strip() if isinstance(default, str) else literal(value.strip())
     if isinstance(default, float | int) and isinstance(found, str):
         raise InputError(f"{name}.{key} must be a number, not {value!r}")
-    if isinstance(default, str) and not isinstance(found, str | tuple):
-        raise InputError(f"{name}.{key} must be a word, not {value!r}")
     return name, key, found

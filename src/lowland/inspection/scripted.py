@@ -51,7 +51,7 @@ class Scripted(_Part):
 
     def forward(self, inputs: Any) -> Any:
         (program,) = self._program
-        if program.training != self.training:
+        if getattr(program, "training", self.training) != self.training:
             program.train(self.training)
         if self._run is None:
             return program(inputs)
@@ -69,7 +69,7 @@ def _share(inner: Any, part: nn.Module) -> None:
         part.register_parameter(name, parameter)
     for name, tensor in inner.named_buffers(recurse=False):
         part.register_buffer(name, tensor)
-    part.training = inner.training
+    part.training = getattr(inner, "training", False)  # frozen programs have no mode
 
 
 def _with_outputs(program: Any) -> tuple[Any, tuple[str, ...]]:
