@@ -243,11 +243,11 @@ class _Table:
         """The same from products in float32, and in float64 where those might be wrong.
 
         The columns have length 1, so that by Cauchy and Schwarz the error of a product of n
-        numbers is below (n + 8)·2⁻²⁴, in whatever order it is summed.
+        numbers is below 1.01·(n + 8)·2⁻²⁴, in whatever order it is summed (n·2⁻²⁴ ≤ 2⁻⁹ here).
         """
         products = self._products(torch.float32)
         products = products if signed else products.abs_()
-        error = (self.moments.n + 8) * 2.0**-24
+        error = 1.01 * (self.moments.n + 8) * 2.0**-24
         above = products > limit + error
         doubtful = (products > limit - error) & ~above
         rows, columns = doubtful.nonzero(as_tuple=True)
