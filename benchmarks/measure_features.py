@@ -135,7 +135,7 @@ def against_others(machine: Machine, quick: bool) -> list[Row]:
     rows = [
         compared(
             "distinct units", f"{n} x {d}", lambda: distinct_units(x), lambda: corrcoef_loop(x),
-            # half of the units are kept, each block meets the kept before it, float32 is twice as fast
+            # half of the units are kept, each block meets those; float32 is twice as fast
             machine.seconds(n * (d * d / 4 + d * min(d, 1024)) / 2, 24 * n * d), rounds,
             f"np.corrcoef and a loop; memory for products {_mib(4 * min(1024, d) * d)}, "
             f"np.corrcoef {_mib(2 * 8 * d * d)}",
