@@ -20,7 +20,14 @@ from lowland.optim import METHODS
 
 ROOT = Path(__file__).parents[1]
 PAGES = [*sorted((ROOT / "docs").glob("*.md")), *sorted(ROOT.glob("README.md"))]
-RUN = {"training.md": 1, "devices.md": 2, "migrating.md": 1, "federated.md": 1, "methods.md": 1}
+RUN = {
+    "training.md": 1,
+    "devices.md": 2,
+    "migrating.md": 1,
+    "federated.md": 1,
+    "measuring.md": 1,
+    "methods.md": 1,
+}
 """Pages whose blocks run, with the number of processes."""
 
 REFERENCE = re.compile(r"([\w./-]+\.py)::(\w+(?:::\w+)*)")
