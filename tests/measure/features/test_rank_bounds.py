@@ -15,7 +15,7 @@ from lowland.core.errors import InputError
 from lowland.measure.features import bounds as bounds_module
 from lowland.measure.features.bounds import rank_bounds
 from lowland.measure.features.rank import feature_rank, threshold_rank
-from lowland.measure.features.sketch import FrequentDirections
+from lowland.measure.features.sketch import FrequentDirections, project
 from lowland.measure.features.source import open_features
 
 CENTERS = ["unit", "example", "none"]
@@ -47,7 +47,7 @@ def matrix(kind: str, n: int, d: int, seed: int) -> torch.Tensor:
     return x
 
 
-@settings(deadline=None, max_examples=250)
+@settings(deadline=None, max_examples=150)
 @given(
     kind=st.sampled_from(KINDS),
     n=st.integers(1, 50),
@@ -72,6 +72,36 @@ def test_the_rank_is_never_outside(kind, n, d, seed, center, size, passes, offse
         assert high <= min(n, d)
     assert record.low <= record.value <= record.high
     assert record.converged is all(low == high for low, high in record.bounds.values())
+
+
+@settings(deadline=None, max_examples=150)
+@given(
+    kind=st.sampled_from(KINDS),
+    n=st.integers(2, 30),
+    d=st.integers(2, 40),
+    seed=st.integers(0, 10**6),
+    size=st.sampled_from([2, 5, 12]),
+    q=st.integers(1, 12),
+    basis=st.sampled_from(["random", "outside", "worst", "best"]),
+)
+def test_every_sum_is_within_bounds_on_any_subspace(kind, n, d, seed, size, q, basis) -> None:
+    """Bounds may rest on no luck: also on subspaces that hold little of the energy, or none."""
+    x = matrix(kind, n, d, seed)
+    opened = open_features(x)
+    sketch = FrequentDirections(size=size, center="none").read(opened)
+    right = torch.linalg.svd(x, full_matrices=True)[2].T  # best first, then what x does not reach
+    chosen = {
+        "random": torch.linalg.qr(torch.randn(d, min(q, d), dtype=torch.float64))[0],
+        "outside": right[:, -min(q, d) :],
+        "worst": right[:, max(min(n, d) - q, 0) : min(n, d)],
+        "best": right[:, :q],
+    }[basis]
+    evidence = bounds_module._Evidence(sketch)
+    sums = np.cumsum(rank_oracle.energies(x.numpy(), "none"))
+    for _ in range(2):  # before and after the subspace was measured
+        assert (evidence.lower <= sums * (1 + 1e-12)).all()
+        assert (evidence.upper >= sums * (1 - 1e-12)).all()
+        evidence.add(project(opened, sketch, chosen), chosen)
 
 
 @pytest.mark.parametrize("sizes", [[40], [1] * 40, [3, 30, 7], [39, 1]])
