@@ -155,7 +155,7 @@ def mean_energy(features: Any) -> Measurement:
     Raises:
         InputError: features that are zero; as `feature_rank`.
 
-    >>> mean_energy([[1.0, 0.0], [0.0, 1.0]]).value
+    >>> round(mean_energy([[1.0, 0.0], [0.0, 1.0]]).value, 12)
     0.5
     """
     start = time.perf_counter()
