@@ -234,6 +234,13 @@ def test_reestimated_statistics_are_those_of_the_point() -> None:
     assert "re-estimated at each point" in record.definition
 
 
+def test_statistics_of_a_point_that_diverged_do_not_stay() -> None:
+    huge = {"block1.0.weight": torch.full((4, 1, 3, 3), 3e38)}
+    options = {"direction": huge, "points": 3, "batch_norm": "reestimated"}
+    record = loss_line(small_net(), per_example, batches(), **options)
+    assert np.isfinite(record.losses).tolist() == [False, True, False]
+
+
 def test_records_are_ready_for_json() -> None:
     record = loss_plane(small_net(), per_example, batches(), points=3)
     found = json.loads(json.dumps(record.to_dict()))

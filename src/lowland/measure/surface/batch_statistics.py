@@ -35,6 +35,10 @@ def reestimate(model: nn.Module, batches: Batches) -> None:
     layers = batch_norms(model)
     if not layers:
         return
+    for layer in layers:
+        for buffer in (layer.running_mean, layer.running_var):
+            if buffer is not None:
+                buffer.data.zero_()  # the first batch replaces it, and 0·NaN would stay NaN
     n = 0
     with learning(layers), torch.no_grad():
         for inputs, targets in labelled(model, batches):

@@ -77,16 +77,8 @@ def survey(asked: Survey, places: Sequence[Place], stand: Callable[[Place], bool
 def _by_place(
     asked: Survey, places: Sequence[Place], stand: Callable[[Place], bool], anew: bool
 ) -> Seen:
-    statistics = [
-        (buffer, buffer.clone())
-        for layer in batch_norms(asked.model)
-        for buffer in (layer.running_mean, layer.running_var)
-        if buffer is not None
-    ]
     totals = []
     for place in places:
-        for buffer, value in statistics:
-            buffer.data.copy_(value)
         wanted = stand(place)
         total = _Total()
         with preserved_randomness():
