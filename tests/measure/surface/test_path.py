@@ -212,9 +212,13 @@ def test_bad_options() -> None:
             kind(first, per_example, batches(), last, **options)
         assert str(caught.value).startswith(message)
     loader = DataLoader(TensorDataset(*data()), shuffle=True, batch_size=4)
+
+    def never(outputs, targets):
+        raise AssertionError("training had begun")
+
     for kind in (linear_path, bezier_path):
         with pytest.raises(InputError, match="shuffle=False"):
-            kind(first, per_example, loader, last)
+            kind(first, never, loader, last)
     flat = nn.Sequential(nn.Flatten(), nn.Linear(16, 3), nn.BatchNorm1d(3))
     with pytest.raises(InputError, match="a batch of one example has no variance for BatchNorm"):
         linear_path(flat, per_example, batches(size=9), copy.deepcopy(flat))
@@ -262,6 +266,15 @@ def test_training_that_diverges_stops() -> None:
     )
     assert record.steps < 300
     assert record.losses[0] == pytest.approx(0.0)
+
+
+def test_the_ends_stay_even_if_the_bend_is_lost() -> None:
+    first, last = bowl(100.0, 0.0), bowl(-60.0, 80.0)
+    record = bezier_path(first, wells, at_origin(2), last, steps=3, lr=1e306, points=3)
+    assert not torch.isfinite(record.bend["w"]).all()
+    assert record.losses[0] == mean_loss(first, wells, at_origin(2)).value
+    assert record.losses[2] == mean_loss(last, wells, at_origin(2)).value
+    assert record.barrier == math.inf
 
 
 def test_a_curve_through_batch_norm() -> None:
