@@ -106,7 +106,7 @@ def hessian_density(
             to them; None for all that require gradients.
         probes: vectors v, at least 2.
         steps: of Lanczos for each.
-        width: of the Gaussian; None for 1% of the range of the nodes.
+        width: of the Gaussian; None for 1% of the range of the nodes and 0.
         points: of the grid.
         seed: of the vectors v.
         options: `dtype`, `compile`, `graph_bytes` and `check` of `HessianOperator`.
@@ -206,7 +206,7 @@ def _curves(
     low, high = float(found.nodes.min()), float(found.nodes.max())
     span = high - low
     if width is None:
-        width = WIDTH * span if span > 0 else WIDTH * max(abs(high), 1.0)
+        width = WIDTH * (max(span, abs(low), abs(high)) or 1.0)
     edge = MARGIN * span + 4 * width
     grid = np.linspace(low - edge, high + edge, points)
     apart = (grid[None, :, None] - found.nodes[:, None, :]) / width

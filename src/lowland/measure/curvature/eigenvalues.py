@@ -233,11 +233,14 @@ def _found(matrix: Symmetric, search: Search, look_for_missed: bool, seed: int) 
 
 
 def _summary(pairs: Pairs, search: Search, others: float | None, spent: int) -> _Found:
-    k = search.k
+    k, flip = search.k, -1 if search.which == "smallest" else 1
     slack = float(pairs.thresholds(search.tolerance)[k - 1])
-    edge = float(pairs.values[k - 1]) * (-1 if search.which == "smallest" else 1)
-    edge = abs(edge) if search.which == "magnitude" else edge
-    flip = -1 if search.which == "smallest" else 1
+    outer = pairs.values.abs() if search.which == "magnitude" else flip * pairs.values
+    edge = float(outer[k - 1])
+    if len(outer) > k:  # found beside the k, so not among what `others` is a bound of
+        others = max(
+            -math.inf if others is None else others, float((outer + pairs.residuals)[k:].max())
+        )
     return _Found(
         values=tuple(pairs.values[:k].tolist()),
         residuals=tuple(pairs.residuals[:k].tolist()),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -91,6 +92,7 @@ class KrylovSpace:
         self._basis = torch.empty(shape, dtype=matrix.dtype, device=matrix.device)
         self._T = torch.zeros(self.capacity, self.capacity, dtype=torch.float64)
         self._pending = self.block
+        self._odd, self._compared = 0.0, 0
         self._coupling = torch.zeros(self.block, self.block, dtype=torch.float64)
         first = torch.stack([self._drawn() for _ in range(self.block)])
         self._unlock(first)
@@ -107,6 +109,23 @@ class KrylovSpace:
         """Whether there is no room for the pending block."""
         return not self.exhausted and self.filled + self._pending > self.capacity
 
+    @property
+    def noise(self) -> float:
+        """About how long the part of a product is that is rounding, or not the same every time.
+
+        A is symmetric: what a new product has along the vectors before is known from theirs.
+        """
+        if self._compared == 0:
+            return 0.0
+        return math.sqrt(self._odd / self._compared * self.matrix.size)
+
+    def _note_noise(self, overlap: Tensor) -> None:
+        known = torch.zeros_like(overlap)
+        if len(overlap):
+            known[len(overlap) - self._coupling.shape[1] :] = self._coupling.T
+        self._odd += float((overlap - known).square().sum())
+        self._compared += overlap.numel()
+
     def expand(self) -> None:
         """Multiply the pending block, take it into the basis, and find the next."""
         start, end = self.filled, self.filled + self._pending
@@ -122,6 +141,7 @@ class KrylovSpace:
             rows -= along.T @ basis
             overlap += along.double().cpu()
         self._unlock(rows)
+        self._note_noise(overlap[:start])
         self._T[:end, start:end] = overlap
         self._T[start:end, :end] = overlap.T
         inner = self._T[start:end, start:end]

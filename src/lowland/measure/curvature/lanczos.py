@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -15,6 +16,9 @@ Which = Literal["algebraic", "magnitude", "smallest"]
 
 SMALL = 1e-2
 """Values below this share of ‖A‖ are asked for as accurately as if they had that size."""
+
+DROWNED = 2.0
+"""Residuals below so many times the noise in a product have nowhere to fall."""
 
 PATIENCE = 3
 """How often residuals may fail to fall below what the recurrence says before that is stagnation."""
@@ -91,19 +95,25 @@ class Search:
             space.expand()
             ritz = space.ritz()
             last = space.products + spent + self.k + self.block > self.max_products
-            if space.exhausted or last or self._settled(ritz, demand):
+            drowned = self._worst(ritz) <= DROWNED * space.noise
+            if space.exhausted or last or drowned or self._settled(ritz, demand):
                 pairs = self._checked(matrix, space, ritz)
                 spent += self.k
                 wrong = float((pairs.residuals / pairs.thresholds(self.tolerance)).max())
                 if wrong <= 1 or space.exhausted or last:
                     return pairs, space.products + spent
                 failures += 1
-                if wrong > best / 2 and failures >= PATIENCE:
-                    stuck = Pairs(pairs.values, pairs.vectors, pairs.residuals, pairs.norm, True)
-                    return stuck, space.products + spent
+                if drowned or (wrong > best / 2 and failures >= PATIENCE):
+                    return replace(pairs, stagnated=True), space.products + spent
                 best, demand = min(best, wrong), demand / 4
             if space.full:
                 space.restart(self._best(ritz, self.k + (space.filled - self.k) // 2))
+
+    def _worst(self, ritz: Ritz) -> float:
+        """The largest residual of the k outermost pairs."""
+        if len(ritz.values) < self.k:
+            return math.inf
+        return float(ritz.residuals[order(ritz.values, self.which)[: self.k]].max())
 
     def _settled(self, ritz: Ritz, demand: float) -> bool:
         """Whether the recurrence has the k outermost pairs at their thresholds, times `demand`."""
