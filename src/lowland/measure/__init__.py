@@ -18,6 +18,7 @@ from lowland.measure.curvature import (
 )
 from lowland.measure.features import (
     CKA,
+    RANK_PRESETS,
     ActiveUnits,
     CKAMatrix,
     DistinctUnits,
@@ -82,6 +83,7 @@ from lowland.measure.weights import MatrixRank, WeightNorm, WeightRanks, weight_
 __all__ = [
     "CKA",
     "INSTRUMENTS",
+    "RANK_PRESETS",
     "SHARPNESS_PRESETS",
     "ActivationNoiseSharpness",
     "ActiveUnits",

@@ -8,7 +8,7 @@ from lowland.measure.features.collapse import NeuralCollapse, neural_collapse
 from lowland.measure.features.distinct import DistinctUnits, distinct_units
 from lowland.measure.features.family import FeatureSpectrum, SpectralRank, feature_spectrum
 from lowland.measure.features.neighbors import NeighborError, knn_error
-from lowland.measure.features.rank import FeatureRank, feature_rank
+from lowland.measure.features.rank import RANK_PRESETS, FeatureRank, feature_rank
 from lowland.measure.features.ranks import (
     effective_rank,
     entropy_rank,
@@ -22,6 +22,7 @@ from lowland.measure.features.retrieval import RetrievalError, retrieval_error
 
 __all__ = [
     "CKA",
+    "RANK_PRESETS",
     "ActiveUnits",
     "CKAMatrix",
     "DistinctUnits",
