@@ -178,9 +178,9 @@ def methods() -> Job:
 
 @app.command()
 def report(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a study.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a study or inspection.")],
 ) -> Job:
-    """Show a study that has run, and write its report.html."""
+    """Show a study that has run, or an inspection, and write its report.html."""
     return lambda: _report(folder)
 
 

@@ -63,7 +63,10 @@ def fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("stdy", "unknown command 'stdy': did you mean 'study'? known: methods, report, study"),
+        (
+            "stdy",
+            "unknown command 'stdy': did you mean 'study'? known: inspect, methods, report, study",
+        ),
         ("--versoin", "unknown option '--versoin': did you mean '--version'?"),
         ("study low-rank --sizes smoke", "unknown option '--sizes': did you mean '--size'?"),
         ("study low-rank --seed 3", "unknown option '--seed': did you mean '--seeds'?"),

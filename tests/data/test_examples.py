@@ -136,7 +136,7 @@ class TestTables:
             tmp_path / "x.parquet",
             image=images,
             label=["cat", "dog", "ant", "cat"],
-            split=["train", "val", "train", "train"],
+            split=["train2017", "val2017", "TRAIN", "train"],
         )
         train, held = open_examples(name), open_examples(name, split="validation")
         assert train.labels is not None

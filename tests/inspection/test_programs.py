@@ -107,6 +107,12 @@ def test_a_script_follows_the_mode(tmp_path: Path) -> None:
     assert not torch.equal(module(x), module(x)), "dropout"
 
 
+def test_a_script_that_is_moved_takes_its_buffers_along(tmp_path: Path) -> None:
+    module = load_subject(str(scripted(foreign(), tmp_path / "p.pt", trace=False)), HOW).module
+    x = torch.randn(3, 3, 8, 8, dtype=torch.float64)
+    torch.testing.assert_close(module.double()(x), foreign().double()(x))
+
+
 class Inside(nn.Module):
     """A program that calls one submodule, in which all others are hidden."""
 

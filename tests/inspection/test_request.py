@@ -31,7 +31,7 @@ def test_settings_go_over_the_preset() -> None:
     plain = make_request(preset="low-rank-paper")
     assert plain.options["rank"]["center"] == "example"
     assert plain.options["active"] == {"rule": "maximum", "share": 0.05}
-    assert (plain.examples, plain.split) == (10_240, "train")
+    assert (plain.examples, plain.split) == (10_240, None), "a split is for sources that have some"
     changed = make_request(
         preset="low-rank-paper", settings=["rank.variance=0.95"], examples=5, split="test"
     )
@@ -112,7 +112,9 @@ def test_an_instrument_nobody_foresaw(monkeypatch: pytest.MonkeyPatch, tmp_path:
         assert row["half"]["value"] == row["half"]["ranks"]["0.5"] / 4
 
 
-def test_the_table_of_presets_is_the_place_to_add_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_table_of_presets_is_the_place_to_add_one(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     other = Preset(
         name="other", words="w", source="s", what=("active",), examples=7, split="test",
         options={"active": {"share": 0.1}},
@@ -121,3 +123,7 @@ def test_the_table_of_presets_is_the_place_to_add_one(monkeypatch: pytest.Monkey
     made = make_request(preset="other")
     assert names("", preset="other") == ["active"]
     assert (made.examples, made.options) == (7, {"active": {"share": 0.1}})
+    torch.save(foreign().state_dict(), tmp_path / "w.pt")
+    how = How(constructor="made_networks:foreign", size=(8, 8), **MEAN_STD)
+    record = inspected(tmp_path / "w.pt", data="digits", how=how, preset="other")
+    assert (record["data"]["split"], record["data"]["n"], record["notes"]) == ("test", 7, [])

@@ -57,7 +57,7 @@ def test_everything_is_there_at_every_width(
     ):
         assert word in flat
     if count == 2:
-        for word in ("second.pt", "change", "−20.0%", "between the two: cka", "only in first.pt"):
+        for word in ("second.pt", "change", "−20.0%", "between the two", "only in first.pt"):
             assert word in flat
         assert "second.pt: A note on <runs/second.pt>." in flat
 

@@ -80,14 +80,21 @@ def _column(path: Path, names: list[str], request: Request) -> str:
 
 
 def _marks(path: Path, table: Any) -> list[str]:
+    """The split of each row; whatever begins with train, val or test is that (``train2017``)."""
     marks = table.column("split").to_pylist()
+    known = {mark: _split(mark) for mark in set(marks)}
     for row, mark in enumerate(marks):
-        if mark not in SPLIT_NAMES:
+        if known[mark] is None:
             raise InputError(
                 f"{path}: row {row} has split {mark!r}: use {', '.join(SPLIT_NAMES)}, or drop the "
                 "column"
             )
-    return [SPLIT_NAMES[mark] for mark in marks]
+    return [str(known[mark]) for mark in marks]
+
+
+def _split(mark: Any) -> str | None:
+    words = str(mark).lower()
+    return next((split for name, split in SPLIT_NAMES.items() if words.startswith(name)), None)
 
 
 def _labels(path: Path, column: Any) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from lowland.data import Examples, open_examples
 from lowland.data.examples import in_turn
 from lowland.inspection.comparisons import COMPARISONS, compare_features
 from lowland.inspection.load import load_subject
-from lowland.inspection.measuring import Tell, asks, measure, prepare
+from lowland.inspection.measuring import Tell, asks, chosen_device, measure, prepare
 from lowland.inspection.record import FORMAT, VERSION, make_record
 from lowland.inspection.request import Request
 from lowland.inspection.subject import How, Shape, Subject
@@ -53,8 +53,8 @@ def inspect_checkpoints(
     if not 1 <= len(names) <= 2:
         raise InputError(f"{len(names)} models: give one, or two to compare side by side")
     start = time.perf_counter()
-    opened = _Opened(data, column, request.split)
-    how = how or How()
+    opened = _Opened(data, column, request)
+    how = dataclasses.replace(how or How(), device=chosen_device(request.device))
     if data is not None and how.shape is None:
         how = _shaped(how, opened)
     subjects = []
@@ -83,15 +83,17 @@ def _ordered(examples: Examples, order: str) -> Examples:
 class _Opened:
     """The examples, opened when they are first needed: some networks are built to fit them."""
 
-    def __init__(self, data: str | None, column: str | None, split: str | None) -> None:
-        self._data, self._column, self._split = data, column, split
+    def __init__(self, data: str | None, column: str | None, request: Request) -> None:
+        self._data, self._column, self._request = data, column, request
         self._kept: dict[str, Examples] = {}
 
     def of_kind(self, kind: str) -> Examples:
+        """Those of the data that was named."""
         assert self._data is not None
+        name, column = self._data, self._column
         if kind not in self._kept:
-            self._kept[kind] = open_examples(
-                self._data, split=self._split, column=self._column, kind=kind
+            self._kept[kind] = self._split(
+                lambda split: open_examples(name, split=split, column=column, kind=kind)
             )
         return self._kept[kind]
 
@@ -108,7 +110,15 @@ class _Opened:
                 f"nothing says what {subjects[0].name} was trained on: give --data, such as "
                 "parquet:FILE or imagefolder:FOLDER"
             )
-        return own(self._split)
+        return self._split(own)
+
+    def _split(self, opening: Callable[[str | None], Examples]) -> Examples:
+        """The split that was asked for; a preset's only where the source has splits."""
+        asked, preset = self._request.split, self._request.preset
+        found = opening(asked)
+        if asked is None and preset is not None and found.split not in ("all", preset.split):
+            return opening(preset.split)
+        return found
 
 
 def _shaped(how: How, opened: _Opened) -> How:

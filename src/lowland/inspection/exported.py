@@ -13,7 +13,7 @@ from lowland.inspection.subject import Subject, check_file, default_blocks, one_
 from lowland.inspection.weights import sha256
 
 
-def open_exported(name: str, path: Path) -> Subject:
+def open_exported(name: str, path: Path, device: str = "cpu") -> Subject:
     """An exported program, taken apart again into the modules that it was exported from.
 
     It computes what it computed when it was exported, whatever mode it is in: dropout and BatchNorm
@@ -28,6 +28,10 @@ def open_exported(name: str, path: Path) -> Subject:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             program = torch.export.load(path)
+            if device != "cpu":  # devices are written into the program too
+                from torch.export.passes import move_to_device_pass
+
+                program = move_to_device_pass(program, device)
             module = torch.export.unflatten(program)
     except Exception as error:  # readers of several formats, each with kinds of its own
         raise InputError(f"{path} is no exported program ({one_line(error)})") from None

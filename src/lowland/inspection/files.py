@@ -130,7 +130,7 @@ def open_run(name: str, folder: Path) -> Subject:
 
     return Subject(
         name=name,
-        kind="run of lowland",
+        kind=f"{recipe.model}, {recipe.method}, ρ = {recipe.rho:g}, seed {recipe.seed}",
         module=module.eval(),
         blocks="block*",
         tokens=stands_for_all(module),

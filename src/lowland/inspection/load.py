@@ -50,7 +50,7 @@ def _opened(name: str, how: How) -> Subject:
     if path.suffix == ".npz":
         return open_arrays(name, path, how)
     if path.suffix == ".pt2":
-        return open_exported(name, path)
+        return open_exported(name, path, how.device)
     if path.suffix != ".safetensors" and _is_program(path):
         return open_script(name, path)
     return open_weights(name, path, how)

@@ -271,7 +271,7 @@ def notes_on(examples: Examples) -> tuple[str, ...]:
     if examples.labels is None or examples.classes is None:
         return ()
     seen = len(set(examples.labels.tolist()))
-    if seen >= min(examples.classes, examples.n):
+    if seen >= min(examples.classes, examples.n) / 2:  # fewer is no chance
         return ()
     turn = "" if "turn" in examples.order else "; --order classes takes them in turn"
     return (f"The {examples.n} examples are of {seen} of {examples.classes} classes{turn}.",)

@@ -55,13 +55,24 @@ def make_record(
                 for c in COMPARISONS.values()
                 if any(c.name in row for row in between.values())
             ],
-            "notes": list(notes_on(findings[0].examples)),
+            "notes": [*notes_on(findings[0].examples), *_short_of(request, findings[0])],
             "between": {block: _records(row) for block, row in between.items()},
             "seconds": seconds,
             "provenance": provenance(),
         }
     )
     return record
+
+
+def _short_of(request: Request, finding: Finding) -> list[str]:
+    """A word where a preset could not be followed to the letter."""
+    preset, n, split = request.preset, finding.examples.n, finding.examples.split
+    if preset is None or (n == preset.examples and split == preset.split):
+        return []
+    return [
+        f"{preset.name} is for {preset.examples:,} examples of split {preset.split}; these are "
+        f"{n:,} of {split}."
+    ]
 
 
 def _subject(finding: Finding) -> dict[str, Any]:

@@ -90,7 +90,7 @@ def make_request(
         settings: ``["rank.variance=0.95"]``, over the preset's options.
         preset: name of a preset.
         examples: how many; None for the preset's number, or `EXAMPLES`.
-        split: None for the preset's, or the data's own first one.
+        split: None for the preset's, or train, where the data has splits.
         batch_size: None for `BATCH`.
         rest: the other attributes of `Request`.
 
@@ -117,7 +117,7 @@ def make_request(
         options={name: given for name, given in options.items() if given},
         preset=chosen,
         examples=count,
-        split=split or (chosen.split if chosen else None),
+        split=split,
         batch_size=size,
         **rest,
     )

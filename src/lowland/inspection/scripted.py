@@ -38,12 +38,14 @@ class Scripted(_Part):
         super().__init__()
         self._program = (program,)  # in a tuple, so that its parameters are not counted twice
         parts: dict[str, nn.Module] = {"": self}
+        self._pairs: list[tuple[Any, nn.Module]] = []
         for name, inner in program.named_modules():
             parent, _, last = name.rpartition(".")
             if name:
                 parts[name] = _Part()
                 parts[parent].add_module(last, parts[name])
             _share(inner, parts[name])
+            self._pairs.append((inner, parts[name]))
         self.seen: tuple[str, ...] = ()
         self._run: Any = None
         with contextlib.suppress(RuntimeError, AttributeError, IndexError, TypeError):
@@ -59,6 +61,15 @@ class Scripted(_Part):
         for name, value in zip(self.seen, values, strict=True):
             self.get_submodule(name)(value)
         return output
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Scripted:
+        """Whatever moves or converts tensors: the program gets the new ones too."""
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        for inner, part in self._pairs:
+            for tensors in (part._parameters, part._buffers):
+                for name, tensor in tensors.items():
+                    inner._c.setattr(name, tensor)
+        return self
 
 
 def _share(inner: Any, part: nn.Module) -> None:

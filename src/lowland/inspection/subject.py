@@ -68,6 +68,7 @@ class How:
         arguments: what that function is called with.
         size, mean, std: of the network's images, over what it brings along.
         shape: gives the shape of the data's images, for networks that are built to fit them.
+        device: where the network will run; only exported programs must know.
     """
 
     model: str | None = None
@@ -78,6 +79,7 @@ class How:
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     shape: Callable[[], Shape] | None = None
+    device: str = "cpu"
 
 
 def default_blocks(module: nn.Module) -> str:

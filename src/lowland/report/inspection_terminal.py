@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
+from rich.columns import Columns
+from rich.console import Console, Group
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -24,11 +26,14 @@ def show(record: Record, console: Console, *, page: Path | None = None) -> None:
         console.print(Text(title, style="bold"), Text(words.subject_line(subject), style="dim"))
     console.print(Text(words.data_line(record), style="dim"))
     console.print()
-    several = len(record["subjects"]) > 1
-    tables = _compared(record, console.width) if several else _alone(record, console.width)
-    for table in (*tables, *_models(record, console.width)):
-        console.print(table)
-        console.print()
+    if len(record["subjects"]) > 1:
+        tables = [Padding(table, (0, 4, 1, 0)) for table in _compared(record, console.width - 4)]
+        console.print(Columns(tables, padding=(0, 0)))
+    else:
+        for table in _alone(record, console.width):
+            console.print(Padding(table, (0, 0, 1, 0)))
+    for table in _models(record, console.width):
+        console.print(Padding(table, (0, 0, 1, 0)))
     for line in words.only_in(record):
         console.print(Text(line, style="dim"))
     _footer(record, page, console)
@@ -65,7 +70,7 @@ def _alone(record: Record, width: int) -> list[Table]:
     return [_table(head, labels, group) for group in groups]
 
 
-def _compared(record: Record, width: int) -> list[Table]:
+def _compared(record: Record, width: int) -> list[Group]:
     """One table per instrument: A, B, and the change from A to B."""
     a, b = record["subjects"]
     blocks = words.common(record)
@@ -82,18 +87,20 @@ def _compared(record: Record, width: int) -> list[Table]:
         ]
         head = f"{path}…" if path else "block"
         for group in _fitting(head, labels, columns, width):
-            tables.append(_table(head, labels, group, title=name))
-    tables += _between(record, blocks, labels)
+            tables.append(Group(Text(name, style="bold"), _table(head, labels, group)))
+    for group in _fitting("block", labels, _between(record, blocks), width):
+        if group:
+            heading = Text("between the two", style="bold")
+            tables.append(Group(heading, _table("block", labels, group)))
     return tables
 
 
-def _between(record: Record, blocks: Sequence[str], labels: Sequence[str]) -> list[Table]:
-    found = []
-    for comparison in record["comparisons"]:
-        name = comparison["name"]
-        cells = [words.cell(record["between"].get(block, {}).get(name)) for block in blocks]
-        found.append(_table("block", labels, [(name, cells)], title=f"between the two: {name}"))
-    return found
+def _between(record: Record, blocks: Sequence[str]) -> list[tuple[str, list[str]]]:
+    """Columns of what was measured between the two networks."""
+    return [
+        (name, [words.cell(record["between"].get(block, {}).get(name)) for block in blocks])
+        for name in (comparison["name"] for comparison in record["comparisons"])
+    ]
 
 
 def _bars(subject: Record, name: str) -> list[str]:
@@ -134,20 +141,8 @@ def _folded(title: str, at: int = 16) -> str:
     return "\n".join(title[i : i + at] for i in range(0, len(title), at))
 
 
-def _table(
-    head: str,
-    labels: Sequence[str],
-    columns: Sequence[tuple[str, list[str]]],
-    *,
-    title: str | None = None,
-) -> Table:
-    table = Table(
-        box=None,
-        padding=(0, 2, 0, 0),
-        header_style="bold",
-        title=None if title is None else Text(title, style="bold"),
-        title_justify="left",
-    )
+def _table(head: str, labels: Sequence[str], columns: Sequence[tuple[str, list[str]]]) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     table.add_column(Text(head), no_wrap=True)
     for name, cells in columns:
         bar = not name and all(set(cell) <= set(_EIGHTHS) for cell in cells)
