@@ -91,9 +91,9 @@ def score_attack(
     * a number: a threshold fixed before the examples were seen. Newcombe's interval.
 
     AUC has an interval by DeLong's variance, fit for the edges (see `area`); that of the TPR at low
-    FPR is conservative where there are few others (see `true_positive_rate`). All take examples as independent, and the model as given: not what
-    training again would give. Tied scores are called together; if all are equal, the advantage is 0
-    and AUC ½.
+    FPR is conservative where there are few others (see `true_positive_rate`). All take examples as
+    independent, and the model as given: not what training again would give. Tied scores are called
+    together; if all are equal, the advantage is 0 and AUC ½.
 
     Args:
         member_scores: of training examples, one each; infinite ones rank.

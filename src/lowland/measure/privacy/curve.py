@@ -69,9 +69,9 @@ def area(members: Scores, others: Scores) -> Estimate:
     interval of the logit covers 47% for 10 and 10 normal scores at AUC 0.98, and 89% for 50 and
     1000. So the variance is taken with one lowest and one highest example more in each group, as
     Agresti and Caffo do for proportions, and the interval is Wilson's for the proportion AUC of
-    AUC·(1 - AUC)/variance trials, both with these examples. It covers 93 to 97% for AUC up to 0.9,
-    is conservative beyond for distributions without far outliers, and falls to about 90% only for
-    ten examples of a group with one in twenty far out.
+    AUC·(1 - AUC)/variance trials, both with these examples. It covers 93 to 97% where the AUC is
+    moderate and often more, up to 100%, above 0.9 or where the smaller group is much the narrower;
+    it falls to about 90% for ten examples of which one in twenty lies far out.
 
     Cost: O((n + m)·log(n + m)).
     """
