@@ -12,7 +12,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
 from lowland.core.errors import InputError
-from lowland.measure import mean_loss
+from lowland.measure import hessian_eigenvalues, mean_loss, one_step_sharpness
 
 
 @pytest.mark.parametrize("size", [1, 3, 4, 7, 10])
@@ -104,3 +104,31 @@ def test_bad_input(loss_fn, pairs, message) -> None:
     with pytest.raises(InputError) as caught:
         mean_loss(small_net(), loss_fn, pairs)
     assert str(caught.value).startswith(message)
+
+
+class Named(torch.nn.Module):
+    """A network that takes its inputs by name, as those of transformers do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = small_net()
+
+    def forward(self, *, pixels):
+        return self.inner(pixels)
+
+
+def test_inputs_may_be_a_mapping() -> None:
+    model = Named()
+    named = [({"pixels": x}, y) for x, y in batches()]
+    plain = mean_loss(model.inner, per_example, batches())
+    assert mean_loss(model, per_example, named).value == plain.value
+    rises = [
+        one_step_sharpness(m, per_example, data, rho=0.1).value
+        for m, data in ((model, named), (model.inner, batches()))
+    ]
+    assert rises[0] == rises[1]
+    values = [
+        hessian_eigenvalues(m, per_example, data, 1, parameters=glob).value
+        for m, data, glob in ((model, named, "inner.head"), (model.inner, batches(), "head"))
+    ]
+    assert values[0] == pytest.approx(values[1], rel=1e-5)

@@ -17,7 +17,7 @@ from lowland.core.errors import InputError
 from lowland.core.records import Measurement
 from lowland.core.restore import preserved, preserved_randomness
 from lowland.measure.blocks import eager, matching_blocks
-from lowland.measure.evaluation import Batches, Loss, labelled, losses
+from lowland.measure.evaluation import Batches, Loss, labelled, losses, outputs_of
 from lowland.measure.surface.noisy_blocks import BlockNoise, intermediate_blocks
 
 
@@ -146,7 +146,7 @@ def _evaluate(
 ) -> Tensor:
     """The losses of a batch in one draw, or without noise; (b,), float64."""
     noise.draw = draw
-    outputs = model(inputs)
+    outputs = outputs_of(model, inputs)
     noise.look(outputs)
     return _each(losses(loss_fn, outputs, targets))
 

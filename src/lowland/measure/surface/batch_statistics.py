@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from lowland.core.errors import InputError
-from lowland.measure.evaluation import Batches, labelled
+from lowland.measure.evaluation import Batches, labelled, outputs_of
 
 
 def batch_norms(model: nn.Module) -> list[_BatchNorm]:
@@ -45,7 +45,7 @@ def reestimate(model: nn.Module, batches: Batches) -> None:
             n += len(targets)
             for layer in layers:
                 layer.momentum = len(targets) / n
-            model(inputs)
+            outputs_of(model, inputs)
 
 
 @contextlib.contextmanager

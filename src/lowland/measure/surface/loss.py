@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lowland.core.records import Measurement
 from lowland.core.restore import preserved
-from lowland.measure.evaluation import Batches, Loss, labelled, losses
+from lowland.measure.evaluation import Batches, Loss, labelled, losses, outputs_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +50,7 @@ def mean_loss(model: nn.Module, loss_fn: Loss, batches: Batches) -> MeanLoss:
     with preserved(model), torch.no_grad():
         model.eval()
         for inputs, targets in labelled(model, batches):
-            outputs = model(inputs)
+            outputs = outputs_of(model, inputs)
             values.append(losses(loss_fn, outputs, targets).cpu().double())
             weights.append(len(targets))
             if classifies(outputs, targets):

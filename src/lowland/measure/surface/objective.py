@@ -14,7 +14,7 @@ from lowland.core.errors import InputError, unknown
 from lowland.core.perturbation import wide_dtype
 from lowland.core.restore import preserved_randomness
 from lowland.measure.averages import batch_number
-from lowland.measure.evaluation import Loss, losses
+from lowland.measure.evaluation import Loss, losses, outputs_of
 from lowland.measure.parameters import gradients_of
 from lowland.measure.surface.groups import Chunk
 from lowland.measure.surface.loss import classifies, misclassified
@@ -81,7 +81,7 @@ class Objective:
         return found.point(), gradients.mean()
 
     def _losses(self, inputs: Any, targets: Tensor) -> tuple[Tensor, int | None]:
-        outputs = self._model(inputs)
+        outputs = outputs_of(self._model, inputs)
         if self._logits is not None:
             outputs = normalized_logits(outputs, self._logits)
         loss = losses(self._loss_fn, outputs, targets)

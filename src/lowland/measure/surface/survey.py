@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lowland.core.restore import preserved_randomness
 from lowland.measure.averages import batch_number
-from lowland.measure.evaluation import Batches, Loss, labelled, losses, refuse_shuffled
+from lowland.measure.evaluation import Batches, Loss, labelled, losses, outputs_of, refuse_shuffled
 from lowland.measure.surface.batch_statistics import batch_norms, reestimate
 from lowland.measure.surface.loss import classifies, misclassified
 
@@ -98,7 +98,7 @@ class _Total:
         self.n = 0
 
     def add(self, asked: Survey, inputs: object, targets: Tensor) -> None:
-        outputs = asked.model(inputs)
+        outputs = outputs_of(asked.model, inputs)
         size = len(targets)
         self.loss += batch_number(losses(asked.loss_fn, outputs, targets)) * size
         self.n += size
