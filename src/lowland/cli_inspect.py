@@ -95,7 +95,7 @@ def inspect(
         **{"model": model, "width": width, "constructor": constructor},
         **{"arguments": arguments or [], "size": size, "mean": mean, "std": std},
     }
-    if what == "list":
+    if what == "list" or models == ["list"]:
         return _instruments
     return lambda: _inspect(models, data, column, request, how, out)
 

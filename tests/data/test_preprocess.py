@@ -73,8 +73,10 @@ def test_squashed_images_lose_nothing() -> None:
 
 
 def test_a_crop_that_is_larger_than_the_image_is_filled() -> None:
-    made = Preprocessing(mean=(0.0,), std=(1.0,), size=(16, 48), resize=8)
-    assert made(image(height=20, width=20), 255.0).shape == (3, 16, 48)
+    pixels = image(height=20, width=20)
+    made = Preprocessing(mean=(0.0,), std=(1.0,), size=(16, 48), resize=8)(pixels, 255.0)
+    whole = Preprocessing(mean=(0.0,), std=(1.0,), size=(48, 48))(pixels, 255.0)
+    assert torch.equal(made, whole[:, 16:32])
 
 
 def test_cubic_resizing_does_not_overshoot() -> None:

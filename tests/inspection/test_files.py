@@ -195,7 +195,9 @@ def test_a_mixer_checkpoint_takes_the_mean_token_or_the_first_by_name(tmp_path: 
         load_subject(str(tmp_path / "mixer.npz"), How(size=(16, 16)))
 
 
-def test_a_run_directory_brings_its_data_and_normalisation(tmp_path: Path) -> None:
+def test_a_run_directory_brings_its_data_and_normalisation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     recipe = Recipe(
         model="mlp", width=8, limit=60, batch_size=20, epochs=1, evaluations=1,
         rank_examples=60, device="cpu", rank_block="block2",
@@ -215,6 +217,10 @@ def test_a_run_directory_brings_its_data_and_normalisation(tmp_path: Path) -> No
     assert found["model"]["weight-norm"]["value"] == pytest.approx(last["weight-norm"], rel=1e-6)
     assert record["data"]["split"] == "train"
     assert found["facts"]["recipe"]["limit"] == 60
+    monkeypatch.setattr("lowland.inspection.files.load", lambda *a, **k: load("digits", limit=70))
+    with pytest.raises(InputError, match=r"data digits is no longer what .* was trained on"):
+        inspected(folder)
+    monkeypatch.undo()
     test = inspected(folder, what="loss", split="test")
     assert test["subjects"][0]["model"]["loss"]["value"] == pytest.approx(
         last["test/loss"], rel=1e-6

@@ -129,6 +129,7 @@ def test_comparisons_are_measured_between_features(
     record = inspected(*pair, data=array_data(tmp_path), how=HOW)
     assert list(record["between"]) == [f"stages.{i}" for i in range(3)]
     assert seen == [((21, 256), (21, 256))] * 3
+    assert all(row["apart"]["value"] > 0 for row in record["between"].values())
     assert record["comparisons"] == [{"name": "apart", "words": "w"}]
     same = inspected(pair[0], pair[0], data=array_data(tmp_path), how=HOW)
     assert all(row["apart"]["value"] == 0.0 for row in same["between"].values())

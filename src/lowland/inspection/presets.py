@@ -84,12 +84,7 @@ def get_preset(name: str) -> Preset:
 
 def parameters_of(instrument: Instrument) -> dict[str, inspect.Parameter]:
     """The options that an instrument takes, by name: all but what `inspect_model` gives it."""
-    given = {
-        "features": 1,
-        "labelled features": 2,
-        "weights": 1,
-        "loss": 3,
-    }[instrument.looks_at]
+    given = {"labelled features": 2, "loss": 3}.get(instrument.looks_at, 1)
     signature = inspect.signature(instrument.measure)
     names = list(signature.parameters.values())[given:]
     kinds = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
