@@ -127,6 +127,13 @@ def test_the_mean_of_the_members_is_the_threshold() -> None:
     assert record.value == pytest.approx(1 / 6)
 
 
+def test_the_mean_of_equal_losses_is_that_loss() -> None:
+    """A rounded sum would put some below it, and no member would be called."""
+    for count in range(1, 60):
+        record = loss_threshold_attack([0.1] * count, [0.9, 0.8], threshold="mean")
+        assert (record.value, record.threshold) == (1, 0.1)
+
+
 def test_losses_are_scores_turned_round() -> None:
     members, others = groups()
     by_loss = loss_threshold_attack(members, others)
