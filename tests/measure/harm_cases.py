@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from lowland import measure as m
@@ -67,6 +68,9 @@ OF_FEATURES: dict[str, Run] = {
     "active units of a stream": lambda model, loss, data: m.active_units(
         m.stream(model, data, "block1")
     ),
+    "cka of two streams": lambda model, loss, data: m.cka(
+        m.stream(model, data, "block1"), m.stream(model, data, "block2"), estimator="biased"
+    ),
     "units of a stream": lambda model, loss, data: m.distinct_units(
         m.stream(model, data, "block1")
     ),
@@ -97,6 +101,20 @@ OF_THE_LOSS: dict[str, Run] = {
     ),
     "bezier_path": lambda model, loss, data: m.bezier_path(
         model, loss, data, other(model), points=3, steps=4
+    ),
+}
+OF_MEMBERSHIP: dict[str, Run] = {
+    "membership_advantage": lambda model, loss, data: m.membership_advantage(
+        model, loss, data, data
+    ),
+}
+OF_SHADOWS: dict[str, Run] = {
+    "likelihood_ratio_advantage": lambda model, loss, data: m.likelihood_ratio_advantage(
+        model,
+        [model, model, model, model],
+        data,
+        members=torch.arange(10) % 2 == 0,
+        membership=(torch.arange(10)[None] + torch.arange(4)[:, None]) % 2 == 0,
     ),
 }
 OF_CURVATURE: dict[str, Run] = {
@@ -130,7 +148,8 @@ REPEATS = ("eigenvalue", "trace", "hessian-moments")
 
 CASES: dict[str, Case] = {
     **{name: Case(run, loss=False) for name, run in OF_FEATURES.items()},
-    **{name: Case(run) for name, run in OF_THE_LOSS.items()},
+    **{name: Case(run) for name, run in (OF_THE_LOSS | OF_MEMBERSHIP).items()},
+    **{name: Case(run, loss=False) for name, run in OF_SHADOWS.items()},
     **{name: Case(run, repeats=True) for name, run in OF_CURVATURE.items()},
     **{name: Case(run, loss=False, data=False) for name, run in OF_WEIGHTS.items()},
     **{
