@@ -15,7 +15,7 @@ from lowland.core.errors import InputError
 from lowland.measure.features import bounds as bounds_module
 from lowland.measure.features.bounds import rank_bounds
 from lowland.measure.features.rank import feature_rank, threshold_rank
-from lowland.measure.features.sketch import FrequentDirections, project
+from lowland.measure.features.sketch import FrequentDirections, largest_outside, project
 from lowland.measure.features.source import open_features
 
 CENTERS = ["unit", "example", "none"]
@@ -55,13 +55,14 @@ def matrix(kind: str, n: int, d: int, seed: int) -> torch.Tensor:
     seed=st.integers(0, 10**6),
     center=st.sampled_from(CENTERS),
     size=st.sampled_from([2, 3, 8, 20, 64]),
-    passes=st.integers(1, 4),
+    passes=st.sampled_from([1, 2, 3, 4, "random"]),
     offset=st.sampled_from([0.0, 5.0]),
 )
 def test_the_rank_is_never_outside(kind, n, d, seed, center, size, passes, offset) -> None:
     x = matrix(kind, n, d, seed) + offset
+    how = {"sketch": "random", "seed": seed} if passes == "random" else {"passes": passes}
     energy = rank_oracle.energies(x.numpy(), center)
-    record = rank_bounds(x, SHARES, center, size=size, passes=passes)
+    record = rank_bounds(x, SHARES, center, size=size, **how)
     if energy.sum() <= 1e-24 * float(x.square().sum()):
         assert set(record.bounds.values()) == {(0, 0)}
         return
@@ -96,12 +97,19 @@ def test_every_sum_is_within_bounds_on_any_subspace(kind, n, d, seed, size, q, b
         "worst": right[:, max(min(n, d) - q, 0) : min(n, d)],
         "best": right[:, :q],
     }[basis]
-    evidence = bounds_module._Evidence(sketch)
+    evidence = bounds_module._Evidence(sketch, 0)
+    evidence.start(bounds_module.energies_of(sketch.rows @ sketch.rows.T), float(sketch.missed))
+    rest = torch.linalg.qr(torch.cat([chosen, torch.eye(d, dtype=torch.float64)], 1))[0]
+    rest = rest[:, chosen.shape[1] :]
+    largest = float(torch.linalg.matrix_norm(x @ rest, 2)) ** 2 if rest.numel() else 0.0
+    slack = 1e-12 * float(sketch.total)
+    assert sketch.outside(chosen) >= largest - slack
+    assert largest_outside(opened, sketch, chosen, seed) >= largest - slack
     sums = np.cumsum(rank_oracle.energies(x.numpy(), "none"))
     for _ in range(2):  # before and after the subspace was measured
         assert (evidence.lower <= sums * (1 + 1e-12)).all()
         assert (evidence.upper >= sums * (1 - 1e-12)).all()
-        evidence.add(project(opened, sketch, chosen), chosen)
+        evidence.add(project(opened, sketch, chosen), sketch.outside(chosen))
 
 
 @pytest.mark.parametrize("sizes", [[40], [1] * 40, [3, 30, 7], [39, 1]])
@@ -115,10 +123,11 @@ def test_streams_in_ragged_chunks(sizes, center) -> None:
 
 
 @pytest.mark.parametrize("center", CENTERS)
-@pytest.mark.parametrize("passes", [1, 2, 3])
+@pytest.mark.parametrize("passes", [1, 2, 3, "random"])
 def test_what_fits_into_the_sketch_is_exact(center, passes) -> None:
     for x in (matrix("power", 30, 50, 0) + 1, matrix("low rank", 200, 50, 1)):
-        record = rank_bounds(x, (0.5, 0.9, 0.99), center, size=64, passes=passes)
+        how = {"sketch": "random"} if passes == "random" else {"passes": passes}
+        record = rank_bounds(x, (0.5, 0.9, 0.99), center, size=64, **how)
         assert record.converged
         ranks = feature_rank(x, (0.5, 0.9, 0.99), center).ranks
         assert {t: b[0] for t, b in record.bounds.items()} == ranks
@@ -136,6 +145,9 @@ def test_decaying_spectra_are_settled(center) -> None:
     assert record.low == record.value == exact
     rough = rank_bounds(x, 0.99, center, size=2 * exact, passes=3)
     assert rough.high - rough.low <= 3
+    for seed in range(3):
+        random = rank_bounds(x, 0.99, center, size=2 * exact, sketch="random", seed=seed)
+        assert (random.low, random.high, random.seed) == (exact, exact, seed)
 
 
 def test_more_passes_are_no_worse() -> None:
@@ -174,7 +186,8 @@ def test_the_bounds_are_not_vacuous_by_design() -> None:
             "_above",
             lambda self, found, trade, most, rest: np.cumsum(
                 np.append(
-                    self._energies(found.inside), np.zeros(max(self.most - len(found.inside), 0))
+                    bounds_module.energies_of(found.inside),
+                    np.zeros(max(self.most - len(found.inside), 0)),
                 )[: self.most]
             ),
         )
@@ -186,23 +199,33 @@ def test_the_bounds_are_not_vacuous_by_design() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.uint8])
-def test_other_types(dtype) -> None:
+@pytest.mark.parametrize("sketch", ["deterministic", "random"])
+def test_other_types(dtype, sketch) -> None:
     x = (matrix("power", 40, 30, 0).abs() * 30).to(dtype)
     exact = feature_rank(x, 0.9).value
-    record = rank_bounds(x, 0.9, size=20)
+    record = rank_bounds(x, 0.9, size=20, sketch=sketch)
     assert record.low <= exact <= record.high
 
 
 @pytest.mark.parametrize("scale", [1e-250, 1e-30, 1e30, 1e250])
-def test_scale_does_not_matter(scale) -> None:
+@pytest.mark.parametrize("sketch", ["deterministic", "random"])
+def test_scale_does_not_matter(scale, sketch) -> None:
     x = matrix("power", 40, 30, 0)
-    plain, scaled = (rank_bounds(y, SHARES, size=16).bounds for y in (x, x * scale))
-    assert scaled == plain
+    plain, scaled = (rank_bounds(y, (0.5, 0.9), size=24, sketch=sketch) for y in (x, x * scale))
+    assert scaled.bounds == plain.bounds
+
+
+def test_float32_features_whose_squares_leave_float32() -> None:
+    x = matrix("power", 40, 30, 0).float()
+    for scale in (1e-30, 1e36):
+        record = rank_bounds(x * scale, 0.9, size=24, sketch="random")
+        assert record.low <= feature_rank(x, 0.9).value <= record.high
 
 
 @pytest.mark.parametrize("center", CENTERS)
 def test_nothing_to_measure(center) -> None:
     assert rank_bounds(torch.zeros(5, 3), center=center).bounds == {0.99: (0, 0)}
+    assert rank_bounds(torch.zeros(5, 3), center=center, sketch="random").converged
     if center == "unit":
         assert rank_bounds(torch.full((50, 3), 0.1), size=4).bounds == {0.99: (0, 0)}
         assert rank_bounds(torch.ones(1, 3)).converged
@@ -222,8 +245,10 @@ def test_the_record() -> None:
         ({"variance": 1.0}, "variance: 1.0 is decided by rounding noise; give at most"),
         ({"variance": 0}, "variance: 0 is not a share"),
         ({"center": "units"}, "unknown center 'units'"),
-        ({"size": 1}, "size=1, passes=2: give at least 2 rows and 1 pass"),
+        ({"size": 1}, "size=1, passes=None: give at least 2 rows and 1 pass"),
         ({"passes": 0}, "size=512, passes=0"),
+        ({"passes": 2, "sketch": "random"}, "passes: the random sketch takes its own number"),
+        ({"sketch": "randomized"}, "unknown sketch 'randomized': did you mean 'random'"),
     ],
 )
 def test_bad_input_is_one_line(options, message) -> None:
