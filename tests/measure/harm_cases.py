@@ -65,6 +65,15 @@ OF_FEATURES: dict[str, Run] = {
     ),
     "rank of a stream": lambda model, loss, data: m.feature_rank(m.stream(model, data, "block2")),
     "bounds of a stream": lambda model, loss, data: m.rank_bounds(m.stream(model, data, "block1")),
+    "bounds of a stream, at random": lambda model, loss, data: m.rank_bounds(
+        m.stream(model, data, "block2"), size=4, sketch="random"
+    ),
+    "all ranks of a stream": lambda model, loss, data: m.feature_spectrum(
+        m.stream(model, data, "block2")
+    ).all(),
+    "published rank of a stream": lambda model, loss, data: m.feature_rank(
+        m.stream(model, data, "block2"), rule="published"
+    ),
     "active units of a stream": lambda model, loss, data: m.active_units(
         m.stream(model, data, "block1")
     ),
@@ -137,7 +146,7 @@ OF_CURVATURE: dict[str, Run] = {
 }
 OF_WEIGHTS: dict[str, Run] = {
     "weight_norm": lambda model, loss, data: m.weight_norm(model),
-    "weight_ranks": lambda model, loss, data: m.weight_ranks(model),
+    "weight_ranks": lambda model, loss, data: m.weight_ranks(model, split_attention=True),
     "random_direction": lambda model, loss, data: m.random_direction(model),
     "direction_towards": lambda model, loss, data: m.direction_towards(model, other(model)),
     "trajectory_directions": lambda model, loss, data: m.trajectory_directions(

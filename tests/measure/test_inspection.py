@@ -56,6 +56,13 @@ def test_a_block_without_parameters_has_features_alone() -> None:
     assert list(found.blocks["head"]) == ["rank", "weight-norm"]
 
 
+def test_a_block_without_matrices_has_no_rank_of_matrices() -> None:
+    what = ["weight-rank", "weight-norm"]
+    found = inspect_model(small_net(), batches(), what, blocks="block1.1,head")
+    assert list(found.blocks["block1.1"]) == ["weight-norm"]
+    assert list(found.blocks["head"]) == what
+
+
 def test_features_of_all_blocks_take_one_pass() -> None:
     model, calls = small_net(), []
     model.register_forward_hook(lambda *_: calls.append(1))

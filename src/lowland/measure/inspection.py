@@ -124,7 +124,7 @@ class _Subject:
         self, block: str, chosen: Sequence[Instrument], features: Tensor | None, labels: Any
     ) -> dict[str, Measurement]:
         """What can be said of one block."""
-        weighs = any(True for _ in named_blocks(self.model)[block].parameters())
+        dimensions = max((p.ndim for p in named_blocks(self.model)[block].parameters()), default=-1)
         found = {}
         for instrument in chosen:
             options = self._options(instrument)
@@ -132,7 +132,7 @@ class _Subject:
                 found[instrument.name] = instrument.measure(features, **options)
             elif instrument.looks_at == "labelled features":
                 found[instrument.name] = instrument.measure(features, labels, **options)
-            elif instrument.by_block and weighs:
+            elif instrument.by_block and dimensions >= instrument.least_dimensions:
                 found[instrument.name] = self.ask(instrument, block)
         return found
 

@@ -45,6 +45,7 @@ class Instrument:
             **options)``; "loss": ``(model, loss_fn, batches, parameters=GLOB, **options)``.
         measure: the function, which returns a `Measurement`.
         by_block: whether it can be asked for one block alone. Instruments of features always can.
+        least_dimensions: it has nothing to say of a block whose parameters all have fewer.
         options: what it is given where nobody says otherwise.
         source: where the definition comes from.
     """
@@ -54,6 +55,7 @@ class Instrument:
     looks_at: LooksAt
     measure: Callable[..., Any]
     by_block: bool = True
+    least_dimensions: int = 1
     options: tuple[tuple[str, Any], ...] = ()
     source: str = ""
 
@@ -139,6 +141,7 @@ INSTRUMENTS: dict[str, Instrument] = {
             words="share of full rank that 99% of the energy of the weight matrices needs",
             looks_at="weights",
             measure=weight_ranks,
+            least_dimensions=2,
         ),
         Instrument(
             name="loss",
