@@ -120,6 +120,16 @@ def test_float64_reaches_residuals_that_float32_does_not() -> None:
     assert single.value == pytest.approx(double.value, abs=single.residuals[0])
 
 
+def test_products_in_a_half_type_have_float32_vectors() -> None:
+    model, data = tiny_net(), tiny_batches()
+    exact = max_eigenvalue(model, per_example, data, dtype=torch.float64)
+    rough = max_eigenvalue(
+        model, per_example, data, dtype=torch.bfloat16, tolerance=0.2, max_products=40
+    )
+    assert rough.dtype == "bfloat16"
+    assert rough.value == pytest.approx(exact.value, rel=0.1)
+
+
 def test_few_products_are_flagged() -> None:
     model, data = double_net(), double_batches()
     found = hessian_eigenvalues(model, per_example, data, 5, max_products=13)

@@ -150,7 +150,7 @@ def test_outputs_that_are_no_tensor() -> None:
 
 def test_a_compiled_model_is_measured_by_its_own_code() -> None:
     plain = small_net()
-    compiled = torch.compile(plain, backend="eager")
+    compiled = torch.compile(plain, backend="aot_eager")
     assert torch.equal(product(compiled, batches()), product(plain, batches()))
 
 

@@ -207,6 +207,17 @@ def test_one_at_a_time_and_together_agree(make, together) -> None:
     assert torch.allclose(*results, rtol=1e-10, atol=1e-14)
 
 
+def test_examples_together_are_not_trusted_unless_they_agree(monkeypatch) -> None:
+    right = ExampleHessians._several
+
+    def wrong(self: ExampleHessians, *given: Any) -> Tensor:
+        return 1.01 * right(self, *given)
+
+    monkeypatch.setattr(ExampleHessians, "_several", wrong)
+    with ExampleHessians(double_net(), per_example, double_batches()) as examples:
+        assert not examples.vectorised
+
+
 def test_chunks_of_a_batch_give_the_same(monkeypatch) -> None:
     model, data = double_net(), double_batches(9, 9)
     options: dict[str, Any] = {"orders": (2,), "method": "products", "max_products": 6, "probes": 2}

@@ -116,6 +116,8 @@ def test_a_block_is_the_submatrix_of_its_parameters(glob) -> None:
     with HessianOperator(model, per_example, data, parameters=glob) as operator:
         found = operator @ torch.eye(operator.size, dtype=torch.float64)
         names = operator.layout.names
+        free = [name for name, p in model.named_parameters() if p.requires_grad]
+    assert free == list(names)  # nothing is differentiated that was not asked for
     assert relative(found, dense_hessian(model, data, names=names)) < 1e-14
 
 
@@ -196,6 +198,7 @@ def test_frozen_parameters_stay_out_and_stay_frozen() -> None:
     with HessianOperator(model, per_example, data) as operator:
         found = operator @ torch.eye(operator.size, dtype=torch.float64)
         names = operator.layout.names
+        assert [n for n, p in model.named_parameters() if p.requires_grad] == list(names)
     assert all(name.startswith(("block2", "head")) for name in names)
     assert relative(found, dense_hessian(model, data, names=names)) < 1e-14
     assert [p.requires_grad for p in model.block1.parameters()] == [False] * 4

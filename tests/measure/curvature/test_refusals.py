@@ -178,6 +178,14 @@ def test_a_detached_loss_and_a_summed_one() -> None:
         opened(tiny_net(), tiny_batches(), nn.CrossEntropyLoss(reduction="sum"))
 
 
+def test_types_that_have_no_hessian() -> None:
+    with pytest.raises(InputError, match=r"dtype: torch\.int64 is no floating-point type"):
+        opened(tiny_net(), tiny_batches(), dtype=torch.int64)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(9, 3, dtype=torch.complex64))
+    with pytest.raises(InputError, match=r"'1\.weight' is complex"):
+        opened(model, tiny_batches())
+
+
 def test_a_closed_operator_and_one_that_is_open_already() -> None:
     operator = HessianOperator(tiny_net(), per_example, tiny_batches())
     with pytest.raises(InputError, match="inside `with`"):

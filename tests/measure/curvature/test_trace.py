@@ -143,21 +143,28 @@ def test_intervals_cover_as_often_as_said() -> None:
     assert 0.917 <= covered(rotated(DECAYING), 400, sketch=5, probes=5) <= 0.983
 
 
-STOPS: dict[str, dict[str, Any]] = {
-    "fixed": {"tolerance": None},
-    "absolute": {"tolerance": 0.0, "absolute": 1.0},
-    "relative": {"tolerance": 0.05},
+LARGE = {
+    "decaying": [5.0, 4.0, 3.0, 2.0, *[math.exp(-i / 60) for i in range(366)], *[-0.2] * 30],
+    "flat": [1.0] * 200 + [0.5] * 200,
+    "signs": [0.1 + (-1) ** i / math.sqrt(i + 1) for i in range(400)],
 }
+HALF_WIDTHS = {"decaying": 3.0, "flat": 3.0, "signs": 1.2}  # ask for 20 to 100 probes
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stop", STOPS)
+@pytest.mark.parametrize("stop", ["fixed", "absolute", "relative"])
 @pytest.mark.parametrize("probes", [4, 10])
-@pytest.mark.parametrize("name", ["decaying", "flat", "signs"])
+@pytest.mark.parametrize("name", LARGE)
 def test_calibration(name, probes, stop) -> None:
     """2,000 repetitions each, with and without a tolerance to stop at: 93-97%."""
-    spectrum = SPECTRA[name] if name != "signs" else [x + 0.05 for x in SIGNS]
-    share = covered(rotated(spectrum), 2000, probes=probes, sketch=5, **STOPS[stop])
+    half = HALF_WIDTHS[name]
+    goal = {
+        "fixed": {"tolerance": None},
+        "absolute": {"tolerance": 0.0, "absolute": half},
+        "relative": {"tolerance": half / sum(LARGE[name])},
+    }[stop]
+    options = {"probes": probes, "sketch": 5, "max_products": 390, **goal}
+    share = covered(rotated(LARGE[name]), 2000, **options)
     assert 0.93 <= share <= 0.97, share
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lowland.core.errors import InputError, unknown
+from lowland.core.perturbation import wide_dtype
 from lowland.core.records import Measurement
 from lowland.measure.curvature.bounds import PROBABILITY
 from lowland.measure.curvature.krylov import NotFiniteError, Symmetric
@@ -171,20 +172,31 @@ def hessian_eigenvalues(
 
 
 def max_eigenvalue(
-    model: nn.Module, loss_fn: Loss, batches: Batches, **options: Any
+    model: nn.Module,
+    loss_fn: Loss,
+    batches: Batches,
+    *,
+    parameters: str | None = None,
+    **options: Any,
 ) -> HessianEigenvalues:
     """λ_max of the Hessian: `hessian_eigenvalues` with k=1 and its other arguments.
 
     Raises:
         InputError: what `hessian_eigenvalues` raises.
     """
-    found = hessian_eigenvalues(model, loss_fn, batches, 1, **options)
+    found = hessian_eigenvalues(model, loss_fn, batches, 1, parameters=parameters, **options)
     return dataclasses.replace(found, name="max_eigenvalue")
 
 
 def symmetric(operator: HessianOperator) -> Symmetric:
-    """An open operator, for algorithms that know matrices by their products alone."""
-    return Symmetric(operator.multiply, operator.size, operator.dtype, operator.device)
+    """An open operator, for algorithms that know matrices by their products alone.
+
+    Vectors are of float32 at least, whatever the products are computed in.
+    """
+    wide = wide_dtype(operator.dtype)
+    return Symmetric(
+        lambda rows: operator.multiply(rows).to(wide), operator.size, wide, operator.device
+    )
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from lowland.core.errors import InputError
 from lowland.core.perturbation import HALF
 from lowland.measure.blocks import eager
 from lowland.measure.curvature.differentiable import twice_differentiable
@@ -77,12 +78,20 @@ def differentiable(
         parameters: glob; None for all that require gradients.
         dtype: floating-point type of model and data; None for the model's own, but float32
             where parameters are of a half type.
+
+    Raises:
+        InputError: complex weights, or a type that is not floating-point.
     """
+    if dtype is not None and not dtype.is_floating_point:
+        raise InputError(f"dtype: {dtype} is no floating-point type; give torch.float64, say")
     device = device_of(model) or torch.device("cpu")
     with twice_differentiable(model, device):
         model.eval()
         refuse_batch_statistics(model)
         chosen = chosen_parameters(model, parameters)
+        for name, parameter in chosen.items():
+            if parameter.is_complex():
+                raise InputError(f"parameters: {name!r} is complex; choose real ones")
         if dtype is None and any(p.dtype in HALF for p in model.parameters()):
             dtype = torch.float32
         if dtype is not None:
