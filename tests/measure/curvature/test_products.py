@@ -33,7 +33,10 @@ def whole(model: nn.Module, loss: Any, data: Any, **options: Any) -> Tensor:
 def test_the_hessian_is_the_dense_one(graph_bytes) -> None:
     """With all graphs kept, with that of the first batch alone, and with none."""
     model, data = double_net(), double_batches()
-    found = whole(model, per_example, data, graph_bytes=graph_bytes)
+    with HessianOperator(model, per_example, data, graph_bytes=graph_bytes) as operator:
+        found = operator @ torch.eye(65, dtype=torch.float64)
+        assert operator.kept_bytes <= graph_bytes
+        assert (operator.kept_bytes > 0) == (graph_bytes > 0)
     assert relative(found, dense_hessian(model, data)) < 1e-14
 
 

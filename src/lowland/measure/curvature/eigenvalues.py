@@ -120,8 +120,8 @@ def hessian_eigenvalues(
         seed: of the random start vectors.
         options: `dtype`, `compile`, `graph_bytes` and `check` of `HessianOperator`.
 
-    Cost: products, each 2 to 3 gradients of the whole data; typically 15-40 of them for k=1 and
-    30-100 for k=5, and about half as many again for the look for missed values; up to 120 vectors
+    Cost: products, each 2 to 3 gradients of the whole data; typically 10-40 of them for k=1 and
+    20-100 for k=5, and about half as many again for the look for missed values; up to 120 vectors
     of memory, on the device of the model, as `basis_bytes` allows; 4·m·d operations for each
     product beside m vectors.
 

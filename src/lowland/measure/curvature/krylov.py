@@ -139,7 +139,7 @@ class KrylovSpace:
         for _ in range(2):
             along = basis @ rows.T
             rows -= along.T @ basis
-            overlap += along.double().cpu()
+            overlap += along.cpu().double()
         self._unlock(rows)
         self._note_noise(overlap[:start])
         self._T[:end, start:end] = overlap
@@ -209,7 +209,7 @@ class KrylovSpace:
             for _ in range(2):
                 along = done @ row
                 row = row - along @ done
-                self._coupling[:taken, column] += along.double().cpu()
+                self._coupling[:taken, column] += along.cpu().double()
             length = float(torch.linalg.vector_norm(row))
             if taken < count and (length > floor or start == 0):
                 self._coupling[taken, column] = length

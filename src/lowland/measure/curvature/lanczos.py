@@ -195,12 +195,12 @@ def refined(matrix: Symmetric, vectors: Tensor, which: Which, norm: float) -> Pa
     # QR in the working precision: Ritz vectors are orthonormal up to rounding already.
     basis = torch.linalg.qr(vectors.T).Q.T.contiguous()
     products = matrix.multiply(basis)
-    small = (basis @ products.T).double().cpu()
+    small = (basis @ products.T).cpu().double()
     values, turn = torch.linalg.eigh((small + small.T) / 2)
     turn = turn[:, order(values, which)]
     values = values[order(values, which)]
     turned = turn.T.to(matrix.device, matrix.dtype)
     basis, products = turned @ basis, turned @ products
     residuals = products - values.to(matrix.device, matrix.dtype)[:, None] * basis
-    lengths = torch.linalg.vector_norm(residuals, dim=1).double().cpu()
+    lengths = torch.linalg.vector_norm(residuals, dim=1).cpu().double()
     return Pairs(values, basis, lengths, max(norm, float(values.abs().max())))

@@ -239,7 +239,7 @@ def _sketched(matrix: Symmetric, count: int, draws: torch.Generator) -> tuple[Te
     random = torch.randn(count, matrix.size, generator=draws, dtype=matrix.dtype)
     image = _multiplied(matrix, random.to(matrix.device))
     basis = torch.linalg.qr(image.T).Q.T.contiguous()
-    return basis, float((basis * _multiplied(matrix, basis)).sum(1).double().sum())
+    return basis, float((basis * _multiplied(matrix, basis)).sum(1).cpu().double().sum())
 
 
 def _samples(matrix: Symmetric, basis: Tensor, count: int, draws: torch.Generator) -> Tensor:
@@ -250,7 +250,7 @@ def _samples(matrix: Symmetric, basis: Tensor, count: int, draws: torch.Generato
         z = (2 * signs - 1).to(matrix.device, matrix.dtype)
         z -= (z @ basis.T) @ basis
         z -= (z @ basis.T) @ basis
-        found.append((z * _multiplied(matrix, z)).sum(1).double().cpu())
+        found.append((z * _multiplied(matrix, z)).sum(1).cpu().double())
     return torch.cat(found)
 
 
@@ -259,7 +259,7 @@ def _exact(matrix: Symmetric) -> TraceEstimate:
     for size in _groups(matrix, matrix.size):
         rows = torch.zeros(size, matrix.size, dtype=matrix.dtype, device=matrix.device)
         rows[torch.arange(size), done + torch.arange(size)] = 1
-        total += float((rows * _multiplied(matrix, rows)).double().sum())
+        total += float((rows * _multiplied(matrix, rows)).sum(1).cpu().double().sum())
         done += size
     return TraceEstimate(
         value=total, error=0.0, half=0.0, degrees=0, probes=0, captured=total, exact=True,
