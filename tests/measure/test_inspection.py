@@ -13,6 +13,7 @@ from lowland.core.errors import InputError
 from lowland.core.records import Measurement
 from lowland.measure import (
     INSTRUMENTS,
+    RANK_PRESETS,
     active_units,
     capture,
     feature_rank,
@@ -20,11 +21,12 @@ from lowland.measure import (
     one_step_sharpness,
     weight_norm,
 )
+from lowland.measure.features import shared
 from lowland.measure.instruments import LOOKS_AT
 
 
 def same(left: Measurement, right: Measurement) -> bool:
-    return {**left.to_dict(), "seconds": 0} == {**right.to_dict(), "seconds": 0}
+    return repr({**left.to_dict(), "seconds": 0}) == repr({**right.to_dict(), "seconds": 0})
 
 
 def test_every_record_is_that_of_the_instrument_alone() -> None:
@@ -48,6 +50,35 @@ def test_every_record_is_that_of_the_instrument_alone() -> None:
     assert same(found.model["weight-norm"], weight_norm(model))
     assert list(found.model) == ["weight-norm", "sharpness"]
     json.dumps(found.to_dict(), allow_nan=False)
+
+
+RANKS = ("rank", "effective-rank", "rankme", "stable-rank", "participation-ratio", "numerical-rank")
+
+
+@pytest.mark.parametrize("center", [None, "unit", "example", "none"])
+def test_ranks_from_one_spectrum_are_those_of_the_functions(center, monkeypatch) -> None:
+    model, data = small_net(), batches()
+    given = {} if center is None else {"center": center}
+    options = {name: dict(given) for name in RANKS}
+    options["rank"]["variance"] = [0.5, 0.9]
+    options["rankme"]["epsilon"] = 1e-3
+    features = capture(model, data, "block1")["block1"]
+    alone = {n: INSTRUMENTS[n].measure(features, **options[n]) for n in RANKS}
+    taken = []
+    count = shared.feature_spectrum
+    monkeypatch.setattr(shared, "feature_spectrum", lambda *a: (taken.append(a), count(*a))[1])
+    found = inspect_model(model, data, RANKS, blocks="block1", options=options).blocks["block1"]
+    assert all(same(found[name], alone[name]) for name in RANKS)
+    assert len(taken) == (2 if center is None else 1)
+
+
+def test_the_published_rank_has_a_spectrum_of_its_own() -> None:
+    model, data = small_net(), batches()
+    preset = dict(RANK_PRESETS["low-rank-paper"])
+    found = inspect_model(model, data, ["stable-rank", "rank"], options={"rank": preset})
+    features = capture(model, data, "block*")
+    for block, row in found.blocks.items():
+        assert same(row["rank"], feature_rank(features[block], **preset))
 
 
 def test_a_block_without_parameters_has_features_alone() -> None:

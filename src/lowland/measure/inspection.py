@@ -16,6 +16,7 @@ from lowland.core.restore import preserved_randomness
 from lowland.measure.blocks import matching_blocks, named_blocks
 from lowland.measure.evaluation import Batches, Loss, labelled, refuse_shuffled
 from lowland.measure.features.capture import capture
+from lowland.measure.features.shared import SharedSpectra
 from lowland.measure.instruments import Instrument, check_options, find_instrument
 
 Options = Mapping[str, Mapping[str, Any]]
@@ -125,11 +126,12 @@ class _Subject:
     ) -> dict[str, Measurement]:
         """What can be said of one block."""
         dimensions = max((p.ndim for p in named_blocks(self.model)[block].parameters()), default=-1)
+        spectra = SharedSpectra(features)
         found = {}
         for instrument in chosen:
             options = self._options(instrument)
             if instrument.looks_at == "features":
-                found[instrument.name] = instrument.measure(features, **options)
+                found[instrument.name] = spectra.ask(instrument.measure, options)
             elif instrument.looks_at == "labelled features":
                 found[instrument.name] = instrument.measure(features, labels, **options)
             elif instrument.by_block and dimensions >= instrument.least_dimensions:
