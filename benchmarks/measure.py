@@ -4,12 +4,11 @@
     features    units, kernels, neighbours and retrieval beside NumPy and scikit-learn
     curvature   Hessian products beside a gradient, eigenvalues and traces beside other packages
     surface     sharpness and landscapes beside the passes that they are made of
-    probe       linear probes beside scikit-learn
 
 Ratios are taken within one process, where ours and the other take turns. A topic that fails is
 said at the end, and the others are there all the same.
 
-    python benchmarks/measure.py [--quick] [--only rank,probe] [--out FOLDER]
+    python benchmarks/measure.py [--quick] [--only rank,surface] [--out FOLDER]
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ import time
 from pathlib import Path
 
 HERE = Path(__file__).parent
-TOPICS = ("rank", "features", "curvature", "surface", "probe")
+TOPICS = ("rank", "features", "curvature", "surface")
 
 
 def run_topic(topic: str, out: Path | None, quick: bool) -> bool:

@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import importlib.util
 import math
 import shutil
 import statistics
@@ -33,17 +32,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import nn
 
+from curvature_networks import NETWORKS, Data, trained, weights_of
+from curvature_peers import PEERS, Estimate, Setting, eigenvalue_peers, peer_products, trace_peers
 from lowland.core.student import student_t
-from lowland.data.digits import read_digits
 from lowland.measure.curvature import HessianOperator, hessian_eigenvalues, hessian_trace
-from lowland.models import create as create_model
 from rounds import Step, interleaved, save
 
 Row = dict[str, Any]
-Data = list[tuple[Tensor, Tensor]]
 PREDICTED = {
     ("hessian", "kept"): 2.0,
     ("hessian", "made anew"): 3.0,
@@ -51,73 +48,6 @@ PREDICTED = {
     ("ggn", "made anew"): 7 / 3,
 }
 COMPILER = torch.cuda.is_available() or shutil.which("g++") is not None
-PEERS = [name for name in ("curvlinops", "pyhessian") if importlib.util.find_spec(name)]
-
-
-# networks
-
-
-class Block(nn.Module):
-    """Causal attention and an MLP, both after a LayerNorm."""
-
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.mix, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
-        self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        examples, tokens, width = x.shape
-        parts = self.mix(self.norm1(x)).chunk(3, -1)
-        q, k, v = (p.view(examples, tokens, self.heads, -1).transpose(1, 2) for p in parts)
-        mixed = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
-        x = x + self.out(mixed.transpose(1, 2).reshape(examples, tokens, width))
-        return x + self.down(functional.gelu(self.up(self.norm2(x))))
-
-
-class Language(nn.Module):
-    """A small GPT: tied embeddings, learned positions."""
-
-    def __init__(self, words: int, width: int, layers: int, tokens: int) -> None:
-        super().__init__()
-        self.embed = nn.Embedding(words, width)
-        self.places = nn.Parameter(0.02 * torch.randn(tokens, width))
-        self.body = nn.Sequential(*[Block(width, 4) for _ in range(layers)], nn.LayerNorm(width))
-        self.head = nn.Linear(width, words, bias=False)
-        self.head.weight = self.embed.weight
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        return self.head(self.body(self.embed(tokens) + self.places)).flatten(0, 1)
-
-
-def language_loss(outputs: Tensor, targets: Tensor) -> Tensor:
-    return functional.cross_entropy(outputs, targets.flatten())
-
-
-def resnet(quick: bool) -> tuple[nn.Module, Data, Any]:
-    width = 16 if quick else 64
-    model = create_model("resnet18", shape=(3, 32, 32), classes=10, width=width)
-    return model, [(torch.randn(4, 3, 32, 32), torch.randint(0, 10, (4,)))], nn.CrossEntropyLoss()
-
-
-def mlp(quick: bool) -> tuple[nn.Module, Data, Any]:
-    layers = [nn.Linear(784, 512), nn.ReLU(), nn.Linear(512, 512), nn.ReLU(), nn.Linear(512, 10)]
-    data = [(torch.randn(128, 784), torch.randint(0, 10, (128,)))]
-    return nn.Sequential(*layers), data, nn.CrossEntropyLoss()
-
-
-def language(quick: bool) -> tuple[nn.Module, Data, Any]:
-    model = Language(512, 128, 2 if quick else 4, 64)
-    tokens = torch.randint(0, 512, (4, 65))
-    return model, [(tokens[:, :-1], tokens[:, 1:])], language_loss
-
-
-NETWORKS = {"ResNet-18, CIFAR size": resnet, "MLP": mlp, "small GPT": language}
-
-
-def weights_of(model: nn.Module) -> str:
-    return f"{sum(p.numel() for p in model.parameters()) / 1e6:.3f}M weights"
 
 
 # products
@@ -151,22 +81,6 @@ def our_products(model: nn.Module, data: Data, loss_fn: Any, modes: list[Any]) -
             how = "compiled" if operator.compiled else "eager"
             steps[matrix, graphs, how] = (operator, lambda o=operator, v=vector: o @ v)
         yield steps
-
-
-def peer_products(model: nn.Module, data: Data, loss_fn: Any) -> dict[str, Step]:
-    """matrix -> one product by curvlinops, whose losses are modules of outputs (b, classes)."""
-    if "curvlinops" not in PEERS or not isinstance(loss_fn, nn.Module):
-        return {}
-    import curvlinops
-
-    found: dict[str, Step] = {}
-    kinds = {"hessian": curvlinops.HessianLinearOperator, "ggn": curvlinops.GGNLinearOperator}
-    for matrix, kind in kinds.items():
-        operator = kind(model, loss_fn, list(model.parameters()), data, check_deterministic=False)
-        vector = torch.randn(operator.shape[1])
-        operator @ vector
-        found[matrix] = lambda o=operator, v=vector: o @ v
-    return found
 
 
 def product_rows(name: str, quick: bool, compiled: bool) -> list[Row]:
@@ -277,23 +191,6 @@ def growth_row(name: str, width: int, n: int, count: int, rounds: int) -> Row:
 # instruments
 
 
-def trained(quick: bool) -> tuple[nn.Module, Data]:
-    """An MLP that has learned the digits to the end of its first descent, and its training data."""
-    train = read_digits("digits", seed=0).train
-    x, y = train.images.flatten(1).float() / 16, train.labels
-    torch.manual_seed(0)
-    width = 32 if quick else 128
-    layers = [nn.Linear(64, width), nn.Tanh(), nn.Linear(width, width), nn.Tanh()]
-    model = nn.Sequential(*layers, nn.Linear(width, 10))
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-    for _ in range(100):
-        optimizer.zero_grad()
-        functional.cross_entropy(model(x), y).backward()
-        optimizer.step()
-    optimizer.zero_grad()
-    return model.eval(), list(zip(x.split(256), y.split(256), strict=True))
-
-
 def seconds(run: Callable[[], Any], rounds: int) -> tuple[float, Any]:
     """The median time, and what the last run gave."""
     times = []
@@ -343,10 +240,6 @@ def worst(values: Any, exact: Any) -> float:
     return max(abs(v - e) / abs(e) for v, e in zip(values, exact, strict=True))
 
 
-Setting = tuple[str, Callable[[], list[float]]]
-Estimate = Callable[[int, int], float]
-
-
 def cheapest(settings: list[Setting], exact: Any, limit: float, rounds: int) -> tuple[float, str]:
     """The first of the settings, from cheap to dear, with errors within the limit."""
     for words, run in settings:
@@ -355,41 +248,6 @@ def cheapest(settings: list[Setting], exact: Any, limit: float, rounds: int) -> 
         if error <= limit:
             return seconds(chosen, rounds)[0], said
     return seconds(chosen, 1)[0], f"{said}, still not accurate"
-
-
-def eigenvalue_peers(model: nn.Module, data: Data) -> dict[str, list[Setting]]:
-    """library -> settings from cheap to dear, each giving five eigenvalues by magnitude."""
-    loss_fn, found = nn.CrossEntropyLoss(), {}
-    if "pyhessian" in PEERS:
-        from pyhessian import hessian
-
-        def power(steps: int, tolerance: float) -> list[float]:
-            torch.manual_seed(0)
-            peer = hessian(model, loss_fn, dataloader=data, cuda=False)
-            values = peer.eigenvalues(maxIter=steps, tol=tolerance, top_n=5)[0]
-            return sorted(values, key=abs, reverse=True)
-
-        found["PyHessian"] = [
-            (f"maxIter={m}, tol={t:g}", lambda m=m, t=t: power(m, t))
-            for m, t in ((100, 1e-3), (300, 1e-4), (1000, 1e-5), (3000, 1e-6))
-        ]
-    if "curvlinops" in PEERS:
-        import curvlinops
-        import numpy as np
-        from scipy.sparse.linalg import eigsh
-
-        def arnoldi(tolerance: float) -> list[float]:
-            peer = curvlinops.HessianLinearOperator(
-                model, loss_fn, list(model.parameters()), data
-            ).to_scipy()
-            start = np.random.default_rng(0).standard_normal(peer.shape[0]).astype(np.float32)
-            values = eigsh(peer, k=5, which="LM", tol=tolerance, v0=start)[0]
-            return sorted(values.tolist(), key=abs, reverse=True)
-
-        found["curvlinops and eigsh"] = [
-            (f"tol={t:g}", lambda t=t: arnoldi(t)) for t in (1e-1, 1e-2, 1e-3, 1e-4)
-        ]
-    return found
 
 
 def trace_rows(model: nn.Module, data: Data, rounds: int) -> list[Row]:
@@ -425,30 +283,6 @@ def enough(run: Estimate, limit: float, repeats: int = 12) -> tuple[int, float]:
         if scatter <= limit or vectors > 400:
             return vectors, scatter
         vectors = math.ceil(1.3 * vectors / 3) * 3
-
-
-def trace_peers(model: nn.Module, data: Data) -> dict[str, tuple[Estimate, int]]:
-    """library -> (vectors, seed) -> its estimate, and how many of them make an interval."""
-    loss_fn, found = nn.CrossEntropyLoss(), {}
-    if "pyhessian" in PEERS:
-        from pyhessian import hessian
-
-        def mean_of_probes(vectors: int, seed: int) -> float:
-            torch.manual_seed(seed)
-            peer = hessian(model, loss_fn, dataloader=data, cuda=False)
-            return statistics.fmean(peer.trace(maxIter=vectors, tol=0.0))
-
-        found["PyHessian"] = mean_of_probes, 1
-    if "curvlinops" in PEERS:
-        import curvlinops
-
-        def sketched(vectors: int, seed: int) -> float:
-            torch.manual_seed(seed)
-            peer = curvlinops.HessianLinearOperator(model, loss_fn, list(model.parameters()), data)
-            return float(curvlinops.hutchpp_trace(peer, vectors))
-
-        found["curvlinops, Hutch++"] = sketched, 5
-    return found
 
 
 # all together
