@@ -207,7 +207,7 @@ class TestTheChecksCanFail:
         assert len(list(unproven_cells(head + bad))) == 3
         assert list(unproven_cells(head + "| f | a | a |")) == ["| f | a | a |"]
 
-    @pytest.mark.parametrize("processes", [1, 2])
+    @pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
     def test_code_that_fails(self, tmp_path: Path, processes: int) -> None:
         page = tmp_path / "page.md"
         page.write_text(

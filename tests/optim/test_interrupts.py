@@ -70,7 +70,9 @@ print(interrupted, late, wrong)
 """
 
 
-@pytest.mark.parametrize("form", THREE)
+@pytest.mark.parametrize(
+    "form", [pytest.param(f, marks=[pytest.mark.slow] * (f != "closure")) for f in THREE]
+)
 def test_a_signal_at_random_moments(form: str) -> None:
     """The context form has one gap: a signal on the instruction that enters ``__exit__``, after
     which the next call brings w back. In two-step form every signal between the two calls leaves

@@ -254,6 +254,7 @@ def test_a_directory_in_use_or_damaged_is_refused(tmp_path: Path) -> None:
         made().run(tmp_path)
 
 
+@pytest.mark.slow
 def test_killed_before_every_change_of_the_disk_it_starts_again(tmp_path: Path) -> None:
     expected = rows(made().run(tmp_path / "whole"))
     count = 12

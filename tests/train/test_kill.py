@@ -11,6 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from lowland.train import Recipe, run
 from lowland.train.pool import ONE_THREAD
 
@@ -71,6 +73,7 @@ METHODS: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.slow
 def test_killed_again_and_again(tiny: Make, tmp_path: Path, result: Any) -> None:
     """With a state after every update; batch normalisation and momentum carry state too.
 

@@ -159,7 +159,9 @@ def gone(pids: list[int], seconds: float) -> bool:
     return False
 
 
-@pytest.mark.parametrize(("how", "count"), [("Ctrl-C", 2), ("killed", 1)])
+@pytest.mark.parametrize(
+    ("how", "count"), [("Ctrl-C", 2), pytest.param("killed", 1, marks=pytest.mark.slow)]
+)
 def test_stopping_the_pool_stops_its_workers_and_every_run_resumes(
     tiny: Make, tmp_path: Path, how: str, count: int
 ) -> None:

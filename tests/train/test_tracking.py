@@ -161,6 +161,7 @@ def test_a_resumed_run_goes_on_from_its_step_whatever_the_logger(
         assert clean[0] == clean[1]
 
 
+@pytest.mark.slow
 def test_killed_before_every_change_of_the_disk_it_has_every_step_once(
     tiny: Make, tmp_path: Path
 ) -> None:
