@@ -73,6 +73,14 @@ def test_one_vector_misses_copies_and_the_second_look_finds_them() -> None:
     assert found(matrix).values[:3] == pytest.approx((3, 3, 3), rel=1e-5)
 
 
+def test_copies_of_zero_beside_a_cluster_are_found_to_their_own_tolerance() -> None:
+    spectrum = [1 + 1e-5 * i for i in range(30)] + [0.0] * 100
+    result = found(symmetric(rotated(spectrum, torch.float64)), "smallest")
+    assert all(result.converged_each)
+    assert result.complete
+    assert result.values == pytest.approx([0.0] * 5, abs=1e-5)
+
+
 def test_residuals_are_those_of_the_vectors() -> None:
     dense = rotated(SPECTRA["both signs"])
     result = found(symmetric(dense), "magnitude")

@@ -167,7 +167,9 @@ class Search:
             outer = int(order(ritz.values, self.which)[0])
             value, residual = float(ritz.values[outer]), float(ritz.residuals[outer])
             beyond = abs(value) if self.which == "magnitude" else value * sides[0]
-            if beyond > goal + slack and residual <= slack:
+            # nearer zero less is allowed than where the last value is, which it may displace
+            enough = min(slack, self.tolerance * max(abs(value), SMALL * found.norm))
+            if beyond > goal + slack and residual <= enough:
                 vector = space.rows(ritz.vectors[:, outer : outer + 1])
                 return Rest(bound=None, products=space.products, vector=vector)
         return Rest(bound=bound, products=space.products, vector=None)
