@@ -181,3 +181,12 @@ def test_bad_input(args, options, message) -> None:
     with pytest.raises(InputError) as caught:
         neural_collapse(*args, **options)
     assert str(caught.value).startswith(message)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_means_that_coincide_up_to_rounding_coincide_also_far_from_zero(dtype) -> None:
+    noise = torch.from_numpy(np.random.default_rng(0).normal(size=(10, 3)))
+    x = (torch.cat([noise, -noise, 2 * noise, -2 * noise]) + 1000.1).to(dtype)
+    record = neural_collapse(x, [0] * 20 + [1] * 20)
+    assert record.within == math.inf
+    assert math.isnan(record.equinorm)

@@ -26,7 +26,7 @@ class NeuralCollapse(Measurement):
     """The four signs of neural collapse; all are 0 where it is complete. `value` is `within`.
 
     Attributes:
-        within: NC1, tr(Σ_W Σ_B⁺)/C; infinite where the class means coincide.
+        within: NC1, tr(Σ_W Σ_B⁺)/C; infinite where the class means coincide up to rounding.
         equinorm: NC2, standard deviation over mean of the lengths of the centred class means.
         equiangularity: NC2, standard deviation of the cosines between them.
         maximal_angle: NC2, mean of |cosine + 1/(C - 1)|.
@@ -102,7 +102,7 @@ def neural_collapse(
     if weigh == "classes":
         shares = torch.full_like(shares, 1 / len(names))
     center = shares @ means.means
-    centred = means.means - center
+    centred = _beyond_rounding(means.means - center, center, means.resolution)
     basis, between = _directions(centred, shares, means.resolution)
     spread, disagreements = _second_pass(opened, places, means, center, basis, classifier)
     within = float((shares @ (spread / means.counts[:, None]) / between).sum()) / len(names)
@@ -207,6 +207,12 @@ def _classifier(weight: Any, bias: Any, names: Tensor, means: _ClassMeans) -> _C
             raise InputError(f"bias: {len(offset)} numbers for a weight of {len(matrix)} rows")
     names = names.to(matrix.device)
     return _Classifier(weight=matrix, bias=offset, rows=matrix[names], names=names)
+
+
+def _beyond_rounding(centred: Tensor, center: Tensor, noise: float) -> Tensor:
+    """The centred means, those that rounding alone keeps from the centre set to exactly zero."""
+    lengths: Tensor = torch.linalg.vector_norm(centred, dim=1, keepdim=True)
+    return centred.where(lengths > noise * torch.linalg.vector_norm(center), 0.0)
 
 
 def _directions(centred: Tensor, shares: Tensor, noise: float) -> tuple[Tensor, Tensor]:
