@@ -9,6 +9,8 @@ import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from lowland.measure.checkpointing import activations_kept
+
 
 @contextlib.contextmanager
 def twice_differentiable(model: nn.Module, device: torch.device) -> Iterator[None]:
@@ -16,7 +18,8 @@ def twice_differentiable(model: nn.Module, device: torch.device) -> Iterator[Non
 
     The flash and memory-efficient kernels of scaled dot-product attention have none, nor has the
     fused path of `nn.MultiheadAttention` and `nn.TransformerEncoderLayer` in eval mode, nor have
-    cuDNN's recurrent layers. Autocast is off: it would round in places that no record names.
+    cuDNN's recurrent layers. Reentrant checkpoints keep their activations. Autocast is off: it
+    would round in places that no record names.
     """
     with contextlib.ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
@@ -24,6 +27,7 @@ def twice_differentiable(model: nn.Module, device: torch.device) -> Iterator[Non
         stack.enter_context(torch.autocast(device.type, enabled=False))
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
         stack.enter_context(_no_fused_attention())
+        stack.enter_context(activations_kept())
         if any(isinstance(module, nn.RNNBase) for module in model.modules()):
             stack.enter_context(torch.backends.cudnn.flags(enabled=False))
         yield

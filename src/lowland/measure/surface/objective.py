@@ -14,6 +14,7 @@ from lowland.core.errors import InputError, unknown
 from lowland.core.perturbation import wide_dtype
 from lowland.core.restore import preserved_randomness
 from lowland.measure.averages import batch_number
+from lowland.measure.checkpointing import activations_kept
 from lowland.measure.evaluation import Loss, losses, outputs_of
 from lowland.measure.parameters import gradients_of
 from lowland.measure.surface.groups import Chunk
@@ -73,7 +74,7 @@ class Objective:
         """The mean loss here, and its gradient; None for weights that it does not depend on."""
         found = _Sum()
         gradients = _WeightedMean()
-        with preserved_randomness(), torch.enable_grad():
+        with preserved_randomness(), torch.enable_grad(), activations_kept():
             for inputs, targets in self._chunks:
                 loss, wrong = self._losses(inputs, targets)
                 gradients.add(gradients_of(loss.mean(), weights), len(targets))
