@@ -210,6 +210,29 @@ def test_in_a_collection() -> None:
     assert int(found["active"]) == measure.active_units(features(30, 5)).value
 
 
+def test_metrics_of_a_collection_that_agree_on_the_first_batch_may_differ_later() -> None:
+    first, then = features(20, 6) * 1e-6, features(20, 1) + 0.1 * features(20, 6, seed=1)
+    ranks = {c: FeatureRank(0.9, c) for c in ("unit", "example", "none")}
+    large, small = torch.eye(6)[:5], 0.01 * torch.eye(6)[5:]
+    active = {"positive": ActiveUnits("positive"), "absolute": ActiveUnits("absolute", share=0.05)}
+    for metrics, parts in ((ranks, (first, then)), (active, (large, small))):
+        collection = MetricCollection(copy.deepcopy(metrics))
+        for part in parts:
+            collection.update(part)
+            for metric in metrics.values():
+                metric.update(part)
+        assert collection.compute() == {name: m.compute() for name, m in metrics.items()}
+        assert len({int(m.compute()) for m in metrics.values()}) > 1
+
+
+@pytest.mark.parametrize("make", [FeatureRank, ActiveUnits, lambda: ActiveUnits("positive")])
+def test_another_number_of_features_is_named(make) -> None:
+    metric = make()
+    metric.update(features(3, 4))
+    with pytest.raises(InputError, match="5 per example after 4"):
+        metric.update(features(3, 5))
+
+
 def test_features_that_change_later_do_not_change_the_state() -> None:
     metric, x = FeatureRank(0.9, widest=2), features(20, 5)
     expected = measure.feature_rank(x, 0.9).value

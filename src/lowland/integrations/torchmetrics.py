@@ -58,17 +58,24 @@ def gather_rows(rows: Tensor, group: Any = None) -> list[Tensor]:
 
 
 class _Accumulator(_Metric):  # type: ignore[misc]
-    """A metric whose states are lists of rows, joined by `cat` over batches and devices."""
+    """A metric whose states are lists of rows, joined by `cat` over batches and devices.
+
+    `kept` is what of its options decides what is kept. It is a state too, always the same: a
+    ``MetricCollection`` lets metrics share states that were equal after the first batch, and those
+    of other options may be equal there by chance.
+    """
 
     full_state_update = False
     is_differentiable = False
     higher_is_better: bool | None = None
 
-    def __init__(self, *states: str, **options: Any) -> None:
+    def __init__(self, *states: str, kept: Sequence[float] = (), **options: Any) -> None:
         options.setdefault("dist_sync_fn", gather_rows)
         super().__init__(**options)
         for state in states:
             self.add_state(state, default=[], dist_reduce_fx="cat")
+        if kept:
+            self.add_state("kept", torch.tensor(kept, dtype=torch.float32), dist_reduce_fx="max")
 
     def _rows(self, state: str) -> Tensor | None:
         """All rows of a state, whether it is still a list or was joined; None if there are none."""
@@ -81,6 +88,14 @@ class _Accumulator(_Metric):  # type: ignore[misc]
         if rows is None:
             raise InputError(f"{type(self).__name__}: no features yet; call update first")
         return rows
+
+
+def _same_width(before: int, now: int) -> None:
+    if before != now:
+        raise InputError(
+            f"features: {now} per example after {before}; give every batch those of one block, or "
+            "call reset first"
+        )
 
 
 class FeatureRank(_Accumulator):
@@ -107,7 +122,7 @@ class FeatureRank(_Accumulator):
         widest: int = 4096,
         **options: Any,
     ) -> None:
-        super().__init__("moments", "features", **options)
+        super().__init__("moments", "features", kept=[center == "example"], **options)
         several = isinstance(variance, Sequence) and not isinstance(variance, str)
         self.variance = [check_share(v) for v in (variance if several else [variance])]  # type: ignore[union-attr]
         self.several = several
@@ -125,6 +140,8 @@ class FeatureRank(_Accumulator):
         if largest(rows) > LARGEST:
             raise InputError("features: their squares leave float64; divide them by their largest")
         held = [] if (before := self._rows("moments")) is None else [before]
+        if before is not None:
+            _same_width(_dimension(before), rows.shape[1])
         self.moments = [joined_moments(torch.cat([*held, moments_of(rows, self.center)]))]
 
     def compute(self) -> Tensor:
@@ -216,9 +233,11 @@ class ActiveUnits(_Accumulator):
         channels_last: bool = False,
         **options: Any,
     ) -> None:
-        super().__init__("largest", "counts", **options)
         self.rule, self.share = rule, check_rule(rule, share)
         self.relative = rule in ("maximum", "gelu")
+        kind = (0.0, 0.0) if self.relative else (1.0 + (rule == "absolute"), self.share)
+        kept = [*kind, float(channels or 0), float(channels_last)]
+        super().__init__("largest", "counts", kept=kept, **options)
         if not 0.0 <= examples < 1.0 or (self.relative and examples > 0):
             raise InputError(
                 f"examples: {examples!r}; give a share in [0, 1), under the rules 'maximum' and "
@@ -233,12 +252,16 @@ class ActiveUnits(_Accumulator):
         if self.relative:
             new = self._of_channels(double(rows)).amax(0, keepdim=True)
             before = self._rows("largest")
+            if before is not None:
+                _same_width(before.shape[1], new.shape[1])
             self.largest = [new if before is None else torch.maximum(before.amax(0), new)]
             return
         threshold = self.share if self.rule == "absolute" else 0.0
         above = self._of_channels(is_above(rows, self.rule, threshold).long())
         new = torch.cat([above.new_tensor([len(rows)]), above.sum(0)])[None]
         before = self._rows("counts")
+        if before is not None:
+            _same_width(before.shape[1] - 1, new.shape[1] - 1)
         self.counts = [new if before is None else before.sum(0, keepdim=True) + new]
 
     def compute(self) -> Tensor:
