@@ -83,13 +83,30 @@ def refuse_shuffled(batches: Batches) -> None:
         raise InputError(
             "batches: an iterator can be read only once; give a list of batches or a data loader"
         )
-    sampler = getattr(batches, "sampler", None)
-    random = (RandomSampler, SubsetRandomSampler, WeightedRandomSampler)
-    if isinstance(sampler, random) or getattr(sampler, "shuffle", False):
+    if any(map(_shuffles, _samplers(batches))):
         raise InputError(
             "batches: the data loader shuffles, so that rows would match neither labels nor a "
             "second pass; give it shuffle=False"
         )
+
+
+def _samplers(loader: Any) -> Iterator[Any]:
+    """What decides on the order: of examples or of batches, and what those are built on."""
+    waiting, seen = [loader], [loader]
+    while waiting:
+        holder = waiting.pop()
+        for name in ("sampler", "batch_sampler"):
+            found = getattr(holder, name, None)
+            if found is not None and not any(found is other for other in seen):
+                yield found
+                waiting.append(found)
+                seen.append(found)
+
+
+def _shuffles(sampler: Any) -> bool:
+    random = (RandomSampler, SubsetRandomSampler, WeightedRandomSampler)
+    said = getattr(sampler, "shuffle", False)
+    return isinstance(sampler, random) or (bool(said) and not callable(said))
 
 
 def refuse_batch_statistics(model: nn.Module) -> None:

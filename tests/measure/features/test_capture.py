@@ -6,7 +6,13 @@ import pytest
 import torch
 from measure_cases import batches, data, small_net
 from torch import nn
-from torch.utils.data import DataLoader, SubsetRandomSampler, TensorDataset
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    RandomSampler,
+    SubsetRandomSampler,
+    TensorDataset,
+)
 
 from lowland.core.errors import InputError
 from lowland.measure import active_units, capture, feature_rank, matching_blocks, stream
@@ -101,6 +107,10 @@ SET = TensorDataset(*data())
     [
         (DataLoader(SET, batch_size=4, shuffle=True), "the data loader shuffles, so that rows"),
         (DataLoader(SET, sampler=SubsetRandomSampler(range(4))), "give it shuffle=False"),
+        (
+            DataLoader(SET, batch_sampler=BatchSampler(RandomSampler(SET), 4, False)),
+            "the data loader shuffles",
+        ),
         (iter(batches()), "an iterator can be read only once; give a list of batches or a data"),
     ],
 )
