@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -65,10 +66,27 @@ def labelled(model: nn.Module, batches: Batches) -> Iterator[tuple[Any, Tensor]]
 
 
 def inputs_only(model: nn.Module, batches: Batches) -> Iterator[Any]:
-    """The inputs of each batch, whether or not targets come with them, on the model's device."""
+    """The inputs of each batch, whether or not targets come with them, on the model's device.
+
+    The labels of a batch that is one mapping stay with it only where the model takes such an
+    argument: some make their decoder's inputs of them.
+    """
     device = device_of(model)
     for batch in batches:
-        yield _on(device, batch[0] if isinstance(batch, list | tuple) else batch)
+        inputs = batch[0] if isinstance(batch, list | tuple) else batch
+        if isinstance(inputs, Mapping) and LABELS in inputs and not _takes(model, LABELS):
+            inputs = {name: part for name, part in inputs.items() if name != LABELS}
+        yield _on(device, inputs)
+
+
+def _takes(model: nn.Module, argument: str) -> bool:
+    """Whether the model, or the one that it wraps, can be called with an argument of this name."""
+    while isinstance(
+        inner := getattr(model, "_orig_mod", getattr(model, "module", None)), nn.Module
+    ):
+        model = inner
+    known = inspect.signature(model.forward).parameters.values()
+    return any(p.name == argument or p.kind is p.VAR_KEYWORD for p in known)
 
 
 def _on(device: torch.device | None, part: Any) -> Any:

@@ -218,3 +218,34 @@ def test_a_compiled_model(compile_it) -> None:
     found = capture(model, [data()[0]])
     for name, features in by_hand().items():
         torch.testing.assert_close(found[name], features)
+
+
+class Named(nn.Module):
+    """Called by name, without labels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.block = nn.Linear(2, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.block(x)
+
+
+@pytest.mark.parametrize("wrap", [lambda m: m, nn.DataParallel, torch.compile])
+def test_labels_of_a_mapping_are_kept_from_models_that_take_none(wrap) -> None:
+    model, x = Named(), torch.randn(4, 2)
+    data = [{"x": x, "labels": torch.zeros(4)}]
+    found = capture(wrap(model), data, "*.block" if wrap is nn.DataParallel else "block")
+    assert torch.equal(next(iter(found.values())), model.block(x).detach())
+
+
+class Labelled(Named):
+    """Takes labels, and needs them."""
+
+    def forward(self, x: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        return super().forward(x) + labels[:, None]
+
+
+def test_labels_go_to_models_that_take_them() -> None:
+    data = [{"x": torch.randn(4, 2), "labels": torch.zeros(4)}]
+    assert capture(Labelled(), data, "block")["block"].shape == (4, 3)
