@@ -8,13 +8,18 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import RandomSampler, SubsetRandomSampler, WeightedRandomSampler
 
 from lowland.core.errors import InputError
 
 Loss = Callable[[Any, Tensor], Tensor]
-"""(outputs, targets) -> losses (b,), one per example, or their mean, a single number."""
+"""(outputs, targets) -> losses (b,), one per example, or their mean, a single number.
+
+A mean that is weighted, by class weights or without ignored targets, is one for a single batch only
+(see `SameDivisor`).
+"""
 
 Batches = Iterable[Any]
 """Pairs (inputs, targets), as a data loader gives them, or mappings from arguments to tensors.
@@ -158,3 +163,40 @@ def losses(loss_fn: Loss, outputs: Any, targets: Tensor) -> Tensor:
             "loss per example"
         )
     return found
+
+
+class SameDivisor:
+    """Looks at batch after batch whether their mean losses add up to a mean over all examples.
+
+    Those of torch's cross-entropy with class weights, or with targets that are ignored, do not:
+    each is divided by the weights of its own batch. One batch alone may have any mean.
+    """
+
+    def __init__(self, loss_fn: Loss) -> None:
+        self._loss_fn = loss_fn
+        self._batches, self._own = 0, False
+
+    def see(self, targets: Tensor) -> None:
+        """One more batch.
+
+        Raises:
+            InputError: it is not the only one, and one of them is divided by its own weights.
+        """
+        self._batches += 1
+        self._own = self._own or _own_divisor(self._loss_fn, targets)
+        if self._own and self._batches > 1:
+            raise InputError(
+                "loss_fn: its mean is divided by the class weights, or the targets not ignored, of "
+                "each batch, so that batches add up to no mean over examples; give losses (b,), as "
+                "reduction='none' does, or all examples in one batch"
+            )
+
+
+def _own_divisor(loss_fn: Loss, targets: Tensor) -> bool:
+    if targets.is_floating_point() or targets.is_complex():
+        return False
+    if loss_fn in (functional.cross_entropy, functional.nll_loss):
+        return bool((targets == -100).any())
+    if not isinstance(loss_fn, nn.CrossEntropyLoss | nn.NLLLoss) or loss_fn.reduction != "mean":
+        return False
+    return loss_fn.weight is not None or bool((targets == loss_fn.ignore_index).any())

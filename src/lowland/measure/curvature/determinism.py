@@ -12,7 +12,7 @@ from torch import Tensor
 from lowland.core.errors import InputError
 from lowland.measure.averages import mean_of
 from lowland.measure.curvature.subject import Subject
-from lowland.measure.evaluation import losses
+from lowland.measure.evaluation import SameDivisor, losses
 from lowland.measure.parameters import gradients_of
 
 REMEDY = (
@@ -105,7 +105,9 @@ def data_pass(subject: Subject) -> DataPass:
     layout = subject.layout
     found = DataPass(torch.zeros(layout.size, dtype=layout.dtype, device=layout.device))
     weights = list(subject.weights.values())
+    divisor = SameDivisor(subject.loss_fn)
     for inputs, targets in subject:
+        divisor.see(targets)
         loss = losses(subject.loss_fn, subject.outputs(inputs), targets).mean()
         gradient: Sequence[Tensor | None] = [None] * len(weights)
         if loss.requires_grad:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lowland.core.records import Measurement
 from lowland.core.restore import preserved
-from lowland.measure.evaluation import Batches, Loss, labelled, losses, outputs_of
+from lowland.measure.evaluation import Batches, Loss, SameDivisor, labelled, losses, outputs_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,9 +47,11 @@ def mean_loss(model: nn.Module, loss_fn: Loss, batches: Batches) -> MeanLoss:
     values: list[Tensor] = []
     weights: list[int] = []
     wrong: list[int] = []
+    divisor = SameDivisor(loss_fn)
     with preserved(model), torch.no_grad():
         model.eval()
         for inputs, targets in labelled(model, batches):
+            divisor.see(targets)
             outputs = outputs_of(model, inputs)
             values.append(losses(loss_fn, outputs, targets).cpu().double())
             weights.append(len(targets))
@@ -78,7 +80,8 @@ def _standard_error(values: list[Tensor], n: int) -> float | None:
 def classifies(outputs: object, targets: Tensor) -> bool:
     """Whether these are outputs (b, classes) and the numbers of the right classes (b,)."""
     whole = not (targets.is_floating_point() or targets.is_complex()) and targets.ndim == 1
-    return isinstance(outputs, Tensor) and outputs.ndim == 2 and outputs.shape[1] > 1 and whole
+    many = isinstance(outputs, Tensor) and outputs.ndim == 2 and outputs.shape[1] > 1
+    return many and whole and bool((targets >= 0).all())  # below 0: targets to be ignored
 
 
 def misclassified(outputs: Tensor, targets: Tensor) -> int:

@@ -15,7 +15,7 @@ from lowland.core.perturbation import wide_dtype
 from lowland.core.restore import preserved_randomness
 from lowland.measure.averages import batch_number
 from lowland.measure.checkpointing import activations_kept
-from lowland.measure.evaluation import Loss, losses, outputs_of
+from lowland.measure.evaluation import Loss, SameDivisor, losses, outputs_of
 from lowland.measure.parameters import gradients_of
 from lowland.measure.surface.groups import Chunk
 from lowland.measure.surface.loss import classifies, misclassified
@@ -63,19 +63,21 @@ class Objective:
 
     def point(self, *, last: bool = False) -> Point:
         """The mean loss here. After the `last` pass the random generators have moved on."""
-        found = _Sum()
+        found, divisor = _Sum(), SameDivisor(self._loss_fn)
         with contextlib.nullcontext() if last else preserved_randomness(), torch.no_grad():
             for inputs, targets in self._chunks:
+                divisor.see(targets)
                 loss, wrong = self._losses(inputs, targets)
                 found.add(batch_number(loss), wrong, len(targets))
         return found.point()
 
     def gradient(self, weights: Sequence[Tensor]) -> tuple[Point, Sequence[Tensor | None]]:
         """The mean loss here, and its gradient; None for weights that it does not depend on."""
-        found = _Sum()
+        found, divisor = _Sum(), SameDivisor(self._loss_fn)
         gradients = _WeightedMean()
         with preserved_randomness(), torch.enable_grad(), activations_kept():
             for inputs, targets in self._chunks:
+                divisor.see(targets)
                 loss, wrong = self._losses(inputs, targets)
                 gradients.add(gradients_of(loss.mean(), weights), len(targets))
                 found.add(batch_number(loss), wrong, len(targets))

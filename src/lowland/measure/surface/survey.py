@@ -10,7 +10,15 @@ from torch import Tensor, nn
 
 from lowland.core.restore import preserved_randomness
 from lowland.measure.averages import batch_number
-from lowland.measure.evaluation import Batches, Loss, labelled, losses, outputs_of, refuse_shuffled
+from lowland.measure.evaluation import (
+    Batches,
+    Loss,
+    SameDivisor,
+    labelled,
+    losses,
+    outputs_of,
+    refuse_shuffled,
+)
 from lowland.measure.surface.batch_statistics import batch_norms, reestimate
 from lowland.measure.surface.loss import classifies, misclassified
 
@@ -65,7 +73,7 @@ def survey(asked: Survey, places: Sequence[Place], stand: Callable[[Place], bool
     if asked.reads == "every point":
         refuse_shuffled(asked.batches)
         return _by_place(asked, places, stand, anew)
-    totals = [_Total() for _ in places]
+    totals = [_Total(SameDivisor(asked.loss_fn)) for _ in places]
     for inputs, targets in labelled(model, asked.batches):
         for place, total in zip(places, totals, strict=True):
             stand(place)
@@ -80,7 +88,7 @@ def _by_place(
     totals = []
     for place in places:
         wanted = stand(place)
-        total = _Total()
+        total = _Total(SameDivisor(asked.loss_fn))
         with preserved_randomness():
             if anew and wanted:
                 reestimate(asked.model, asked.batches)
@@ -92,12 +100,14 @@ def _by_place(
 
 
 class _Total:
-    def __init__(self) -> None:
+    def __init__(self, divisor: SameDivisor) -> None:
+        self._divisor = divisor
         self.loss = 0.0
         self.wrong: int | None = 0
         self.n = 0
 
     def add(self, asked: Survey, inputs: object, targets: Tensor) -> None:
+        self._divisor.see(targets)
         outputs = outputs_of(asked.model, inputs)
         size = len(targets)
         self.loss += batch_number(losses(asked.loss_fn, outputs, targets)) * size
