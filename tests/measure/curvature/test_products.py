@@ -261,3 +261,30 @@ def test_against_curvlinops() -> None:
     ):
         expected = peer(model, loss, parameters, data) @ eye
         assert relative(whole(model, loss, data, matrix=matrix), expected) < 1e-13
+
+
+class ByFormula(nn.Module):
+    """g·v/‖v‖ by hand, with the names of torch's parametrization."""
+
+    def forward(self, g: Tensor, v: Tensor) -> Tensor:
+        return g * v / v.norm(dim=1, keepdim=True)
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated")
+@pytest.mark.parametrize("matrix", ["hessian", "ggn"])
+@pytest.mark.parametrize("kind", ["parametrization", "hook"])
+def test_weight_normalization_has_a_symmetric_hessian(kind, matrix) -> None:
+    """The second derivatives of torch's own kernel are wrong."""
+    model, data = double_net(), double_batches()
+    layer = next(m for m in model.modules() if isinstance(m, nn.Linear))
+    before = torch._weight_norm
+    if kind == "hook":
+        nn.utils.weight_norm(layer)
+    else:
+        nn.utils.parametrizations.weight_norm(layer)
+    found = whole(model, cross_entropy, data, matrix=matrix)
+    assert torch._weight_norm is before
+    assert relative(found, found.T) < 1e-13
+    if kind == "parametrization":
+        layer.parametrizations.weight[0] = ByFormula()
+        assert relative(found, whole(model, cross_entropy, data, matrix=matrix)) < 1e-12
