@@ -8,6 +8,12 @@ from measure_cases import small_net
 from torch import nn
 
 from lowland.core.errors import InputError
+from lowland.measure import (
+    hessian_moments,
+    max_eigenvalue,
+    one_step_sharpness,
+    worst_sharpness,
+)
 from lowland.measure.evaluation import refuse_batch_statistics
 from lowland.measure.parameters import chosen_parameters, gradients_of, moved
 
@@ -110,3 +116,21 @@ def test_batch_statistics_are_refused(make) -> None:
         refuse_batch_statistics(nn.Sequential(make(3)).train())
     with pytest.raises(InputError, match="running statistics"):
         refuse_batch_statistics(nn.Sequential(make(3, track_running_stats=False)).eval())
+
+
+@pytest.mark.parametrize(
+    "measure",
+    [
+        lambda *a: one_step_sharpness(*a, rho=0.1),
+        lambda *a: worst_sharpness(*a, rho=0.1, steps=3, m=None),
+        max_eigenvalue,
+        hessian_moments,
+    ],
+)
+def test_embeddings_with_sparse_gradients_are_measured_like_others(measure) -> None:
+    model = nn.Sequential(nn.Embedding(9, 4, sparse=True), nn.Flatten(), nn.Linear(8, 3))
+    data = [(torch.tensor([[0, 1], [2, 3], [4, 5]]), torch.arange(3))] * 2
+    found = measure(model, nn.CrossEntropyLoss(), data).value
+    assert model[0].sparse
+    model[0].sparse = False
+    assert measure(model, nn.CrossEntropyLoss(), data).value == found

@@ -72,6 +72,20 @@ def gradients_of(loss: Tensor, weights: Sequence[Tensor]) -> Sequence[Tensor | N
 
 
 @contextmanager
+def dense_gradients(model: nn.Module) -> Iterator[None]:
+    """Inside, embeddings made with ``sparse=True`` have gradients that norms can be taken of."""
+    kinds = (nn.Embedding, nn.EmbeddingBag)
+    sparse = [m for m in model.modules() if isinstance(m, kinds) and m.sparse]
+    for module in sparse:
+        module.sparse = False
+    try:
+        yield
+    finally:
+        for module in sparse:
+            module.sparse = True
+
+
+@contextmanager
 def moved(
     weights: Sequence[Tensor], direction: Sequence[Tensor | None], length: float
 ) -> Iterator[None]:

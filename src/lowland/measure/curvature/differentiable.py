@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lowland.measure.checkpointing import activations_kept
+from lowland.measure.parameters import dense_gradients
 
 
 @contextlib.contextmanager
@@ -29,6 +30,7 @@ def twice_differentiable(model: nn.Module, device: torch.device) -> Iterator[Non
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
         stack.enter_context(_no_fused_attention())
         stack.enter_context(activations_kept())
+        stack.enter_context(dense_gradients(model))
         stack.enter_context(_plain_weight_norm())
         if any(isinstance(module, nn.RNNBase) for module in model.modules()):
             stack.enter_context(torch.backends.cudnn.flags(enabled=False))

@@ -16,7 +16,7 @@ from lowland.core.restore import preserved_randomness
 from lowland.measure.averages import batch_number
 from lowland.measure.checkpointing import activations_kept
 from lowland.measure.evaluation import Loss, SameDivisor, losses, outputs_of
-from lowland.measure.parameters import gradients_of
+from lowland.measure.parameters import dense_gradients, gradients_of
 from lowland.measure.surface.groups import Chunk
 from lowland.measure.surface.loss import classifies, misclassified
 
@@ -75,7 +75,8 @@ class Objective:
         """The mean loss here, and its gradient; None for weights that it does not depend on."""
         found, divisor = _Sum(), SameDivisor(self._loss_fn)
         gradients = _WeightedMean()
-        with preserved_randomness(), torch.enable_grad(), activations_kept():
+        plain = activations_kept()
+        with preserved_randomness(), torch.enable_grad(), plain, dense_gradients(self._model):
             for inputs, targets in self._chunks:
                 divisor.see(targets)
                 loss, wrong = self._losses(inputs, targets)
