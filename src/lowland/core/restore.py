@@ -37,12 +37,26 @@ def preserved(model: nn.Module) -> Iterator[nn.Module]:
     True
     """
     undo = [*_tensors(model), *_slots(model), *_gradients(model)]
-    with preserved_randomness():
+    with preserved_randomness(), _casts_not_cached():
         try:
             yield model
         finally:
             for step in undo:
                 step()
+
+
+@contextlib.contextmanager
+def _casts_not_cached() -> Iterator[None]:
+    """Inside, autocast casts weights anew each time.
+
+    Its cache does not see that a weight was moved, neither inside nor when it has been put back.
+    """
+    before = torch.is_autocast_cache_enabled()
+    torch.set_autocast_cache_enabled(False)
+    try:
+        yield
+    finally:
+        torch.set_autocast_cache_enabled(before)
 
 
 @contextlib.contextmanager
