@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,7 @@ from made_networks import MEAN_STD, array_data, foreign, inspected
 
 from lowland.core.errors import InputError
 from lowland.inspection import DEFAULT, EXAMPLES, PRESETS, How, Preset, make_request, presets
-from lowland.inspection.presets import parameters_of
-from lowland.measure import INSTRUMENTS, Instrument, feature_rank
+from lowland.measure import INSTRUMENTS, Instrument, feature_rank, option_names
 
 
 def names(what: str, **options: Any) -> list[str]:
@@ -45,6 +45,26 @@ def test_values_of_settings() -> None:
 
 
 @pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("sharpness.m=8", 8),
+        ("sharpness.m=batch", "batch"),
+        ("sharpness.m=none", None),
+        ("sharpness.p=inf", math.inf),
+        ("eigenvalue.dtype=float64", torch.float64),
+        ("eigenvalue.k=3", 3),
+        ("trace.tolerance=none", None),
+        ("hessian-moments.orders=2", (2,)),
+        ("hessian-moments.orders=2,3", (2, 3)),
+        ("participation-ratio.correction=none", "none"),
+    ],
+)
+def test_values_take_the_type_of_the_option(setting: str, value: Any) -> None:
+    name, _, option = setting.partition("=")[0].partition(".")
+    assert make_request(what=name, settings=[setting]).options[name][option] == value
+
+
+@pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"what": "rnk"}, "unknown instrument 'rnk': did you mean 'rank'?"),
@@ -54,7 +74,19 @@ def test_values_of_settings() -> None:
         ({"settings": ["variance=0.9"]}, "write INSTRUMENT.OPTION=VALUE"),
         ({"settings": ["rank.varianc=0.9"]}, "unknown option of rank 'varianc': did you mean"),
         ({"settings": ["rank.features=0.9"]}, "unknown option of rank 'features'"),
-        ({"settings": ["rank.variance=high"]}, "rank.variance must be a number, not 'high'"),
+        (
+            {"settings": ["rank.variance=high"]},
+            "rank.variance must be a number or several, not 'high'",
+        ),
+        ({"settings": ["rank.variance=2"]}, "rank: variance: 2 is not a share"),
+        ({"settings": ["rank.center=rows"]}, "rank: unknown center 'rows'"),
+        ({"what": "sharpness", "settings": ["sharpness.rho=nan"]}, "nan is not a radius"),
+        (
+            {"what": "distinct", "settings": ["distinct.sample=all"]},
+            "distinct.sample must be a whole number or none, not 'all'",
+        ),
+        ({"what": "hessian-moments", "settings": ["hessian-moments.orders=x"]}, "a list, each"),
+        ({"what": "eigenvalue", "settings": ["eigenvalue.dtype=big"]}, "a type such as float64"),
         ({"settings": ["loss.x=3"]}, "loss is not measured; add it to --what"),
         ({"settings": ["nothing.x=3"]}, "unknown instrument 'nothing'"),
         ({"examples": 0}, "--examples must be 1 or more, not 0"),
@@ -71,7 +103,7 @@ def test_refused(options: dict[str, Any], message: str) -> None:
 @pytest.mark.parametrize("name", INSTRUMENTS)
 def test_options_of_every_instrument_are_found(name: str) -> None:
     """By signature: nothing here knows which instruments there are."""
-    known = parameters_of(INSTRUMENTS[name])
+    known = option_names(INSTRUMENTS[name])
     assert not {"features", "labels", "model", "loss_fn", "batches", "parameters"} & set(known)
     assert all(key in known for key, _ in INSTRUMENTS[name].options)
 
@@ -79,7 +111,7 @@ def test_options_of_every_instrument_are_found(name: str) -> None:
 @pytest.mark.parametrize("preset", PRESETS.values(), ids=lambda preset: preset.name)
 def test_presets_give_options_that_there_are(preset: Preset) -> None:
     for name, options in preset.options.items():
-        assert set(options) <= set(parameters_of(INSTRUMENTS[name]))
+        assert set(options) <= set(option_names(INSTRUMENTS[name]))
 
 
 def test_a_published_rule_is_used_where_the_instrument_has_one() -> None:
@@ -90,7 +122,7 @@ def test_a_published_rule_is_used_where_the_instrument_has_one() -> None:
     bare = dataclasses.replace(INSTRUMENTS["rank"], measure=feature_rank)
     with_rule = dataclasses.replace(bare, measure=ranked)
     assert preset.options_of(with_rule)["rule"] == preset.where_known["rank"]["rule"]
-    without = parameters_of(bare)
+    without = option_names(bare)
     assert ("rule" in preset.options_of(bare)) == ("rule" in without)
 
 

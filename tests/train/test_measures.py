@@ -133,6 +133,10 @@ def test_a_network_that_diverged_has_nan(tiny: Make, tmp_path: Path) -> None:
         ({"measures": ("rank",), "measure_every": 0}, "measure_every must be 1 or more"),
         ({"measure_options": {"rank.variance": 0.9}}, "begins with none of measures"),
         ({"measures": ("rank",), "measure_options": {"variance": 0.9}}, "begins with none"),
+        ({"measures": ("rank",), "measure_options": {"rank.varaince": 0.9}}, "did you mean"),
+        ({"measures": ("rank",), "measure_options": {"rank.variance": 2}}, "2 is not a share"),
+        ({"measures": ("rank",), "measure_options": {"rank.center": "rows"}}, "unknown center"),
+        ({"measures": ("trace",), "measure_options": {"trace.probes": "few"}}, "a whole number"),
     ],
 )
 def test_what_a_recipe_cannot_ask_for(changes: Any, said: str, tiny: Make) -> None:
@@ -143,13 +147,25 @@ def test_what_a_recipe_cannot_ask_for(changes: Any, said: str, tiny: Make) -> No
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"measure_options": {"rank.varaince": 0.9}}, "did you mean 'variance'"),
         ({"measure_blocks": "layer*"}, "unknown block"),
+        ({"measures": ("active",), "measure_options": {"active.channels": 7}}, "do not divide"),
+        ({"measures": ("rankme",), "measure_options": {"rankme.epsilon": -1}}, "epsilon: -1"),
     ],
 )
 def test_what_does_not_fit_is_said_before_anything_is_written(
     changes: Any, said: str, tiny: Make, tmp_path: Path
 ) -> None:
     with pytest.raises(InputError, match=said):
-        run(tiny(measures=("rank",), **changes), tmp_path)
+        run(tiny(**{"measures": ("rank",), **changes}), tmp_path)
     assert [p.name for f in tmp_path.iterdir() for p in f.iterdir()] in ([], [".lock"])
+
+
+def test_options_take_the_types_of_the_instruments(tiny: Make, tmp_path: Path) -> None:
+    """A recipe has plain values alone, an instrument may take others."""
+    options = {"hessian-moments.orders": 2, "hessian-moments.dtype": "float64"}
+    recipe = tiny(
+        evaluations=1, measures=("hessian-moments",), measure_blocks="head",
+        measure_options=options, rank_examples=12, measure_every=1000,
+    )  # fmt: skip
+    rows = read_history(run(recipe, tmp_path) / MEASURED)
+    assert all(math.isfinite(row["hessian-moments/head"]) for row in rows)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from lowland.core.errors import unknown
-from lowland.measure import Instrument
+from lowland.measure import Instrument, option_names
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +36,7 @@ class Preset:
 
     def options_of(self, instrument: Instrument) -> dict[str, Any]:
         """What this preset gives an instrument."""
-        known = parameters_of(instrument)
+        known = option_names(instrument)
         extra = self.where_known.get(instrument.name, {})
         return {
             **self.options.get(instrument.name, {}),
@@ -80,12 +79,3 @@ def get_preset(name: str) -> Preset:
     if name not in PRESETS:
         raise unknown("preset", name, PRESETS)
     return PRESETS[name]
-
-
-def parameters_of(instrument: Instrument) -> dict[str, inspect.Parameter]:
-    """The options that an instrument takes, by name: all but what `inspect_model` gives it."""
-    given = {"labelled features": 2, "loss": 3}.get(instrument.looks_at, 1)
-    signature = inspect.signature(instrument.measure)
-    names = list(signature.parameters.values())[given:]
-    kinds = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
-    return {p.name: p for p in names if p.kind not in kinds and p.name != "parameters"}

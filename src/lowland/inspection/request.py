@@ -8,8 +8,8 @@ from typing import Any
 
 from lowland.core.errors import InputError, unknown
 from lowland.inspection.constructors import literal
-from lowland.inspection.presets import Preset, get_preset, parameters_of
-from lowland.measure import INSTRUMENTS, Instrument
+from lowland.inspection.presets import Preset, get_preset
+from lowland.measure import INSTRUMENTS, Instrument, option_names, read_options
 
 DEFAULT = ("rank", "active")
 """What is measured where nobody says otherwise."""
@@ -95,7 +95,7 @@ def make_request(
         rest: the other attributes of `Request`.
 
     Raises:
-        InputError: an unknown name (the nearest one is given), or a number out of range.
+        InputError: an unknown name (the nearest one is given), or a value out of range.
     """
     chosen = None if preset is None else get_preset(preset)
     names = _names(what) or (chosen.what if chosen else DEFAULT)
@@ -114,7 +114,7 @@ def make_request(
             raise InputError(f"--{word} must be 1 or more, not {number}")
     return Request(
         instruments=instruments,
-        options={name: given for name, given in options.items() if given},
+        options=read_options({name: given for name, given in options.items() if given}),
         preset=chosen,
         examples=count,
         split=split,
@@ -143,11 +143,7 @@ def _setting(text: str, instruments: Sequence[Instrument]) -> tuple[str, str, An
     if name not in chosen:
         _instrument(name)
         raise InputError(f"setting {text!r}: {name} is not measured; add it to --what")
-    known = parameters_of(chosen[name])
+    known = option_names(chosen[name])
     if key not in known:
         raise unknown(f"option of {name}", key, known)
-    default = known[key].default
-    found = value.strip() if isinstance(default, str) else literal(value.strip())
-    if isinstance(default, float | int) and isinstance(found, str):
-        raise InputError(f"{name}.{key} must be a number, not {value!r}")
-    return name, key, found
+    return name, key, literal(value.strip())

@@ -51,8 +51,9 @@ from lowland.measure.features import (
     stream,
 )
 from lowland.measure.inspection import Inspection, inspect_model
-from lowland.measure.instruments import INSTRUMENTS, Instrument, check_options
+from lowland.measure.instruments import INSTRUMENTS, Instrument, check_options, option_names
 from lowland.measure.live_bytes import LiveBytes, StepBytes, step_bytes
+from lowland.measure.options import read_options
 from lowland.measure.privacy import (
     LikelihoodRatioAttack,
     LinearMembership,
@@ -173,10 +174,12 @@ __all__ = [
     "neural_collapse",
     "numerical_rank",
     "one_step_sharpness",
+    "option_names",
     "participation_ratio",
     "random_direction",
     "rank_bounds",
     "rankme",
+    "read_options",
     "residual_streams",
     "retrieval_error",
     "sam_stability",

@@ -119,6 +119,10 @@ class _Run:
         self._trainer = Trainer(self._plan)
         self._evaluator = Evaluator(self._plan, self._trainer.module)
         self._measures = Measures(self._plan, self._trainer.module, self._evaluator.definitions)
+        begun = time.perf_counter()
+        # a new run measures first: an option that does not fit this network leaves no directory
+        self._first = None if (folder / directory.RUN).exists() else self._measures.first()
+        first_seconds = time.perf_counter() - begun
         # only now, when nothing in the recipe can be wrong any more
         state = directory.begin(folder, plan.record())
         with directory.clear_errors(folder):
@@ -127,7 +131,7 @@ class _Run:
         self._rows: list[Row] = []
         self._measured: list[Row] = []
         self._sessions: list[dict[str, Any]] = []
-        self._seconds = {"train": 0.0, "evaluate": 0.0, "measure": 0.0, "write": 0.0}
+        self._seconds = {"train": 0.0, "evaluate": 0.0, "measure": first_seconds, "write": 0.0}
         if state is not None:
             self._resume(state)
         self._sessions.append({"step": self._step, **provenance()})
@@ -208,7 +212,8 @@ class _Run:
         if not self._measures.wants(self._step):
             return
         self._lap("train")
-        row = self._measures(self._step)
+        row = self._first or self._measures(self._step)
+        self._first = None
         self._measured.append(row)
         self._tracker.add(self._step, {f"measure/{k}": v for k, v in row.items() if k != "step"})
         self._lap("measure")

@@ -23,7 +23,7 @@ from torch import nn
 
 from lowland.core.errors import InputError
 from lowland.core.records import Measurement
-from lowland.measure import check_options, inspect_model, matching_blocks, mean_loss
+from lowland.measure import inspect_model, matching_blocks, mean_loss, read_options
 from lowland.train.evaluate import Inputs, first, per_example
 from lowland.train.history import Row
 from lowland.train.plan import Plan
@@ -37,12 +37,12 @@ class Measures:
         definitions: what every column means, in words; shared with the evaluations.
 
     Raises:
-        InputError: an instrument, option or block that does not exist.
+        InputError: an instrument, option or block that does not exist, or a value of an option that
+            the instrument cannot take.
     """
 
     def __init__(self, plan: Plan, module: nn.Module, definitions: dict[str, str]) -> None:
-        self._options = nested(plan.recipe.measure_options)
-        check_options(self._options)
+        self._options = read_options(nested(plan.recipe.measure_options))
         if plan.recipe.measures:
             matching_blocks(module, plan.recipe.measure_blocks)
         self._recipe, self._module, self._steps = plan.recipe, module, plan.steps
@@ -58,6 +58,10 @@ class Measures:
         """Whether to measure after `step` updates: every so many from 0 on, and at the end."""
         every = self._recipe.measure_every
         return bool(self._recipe.measures) and (step % every == 0 or step == self._steps)
+
+    def first(self) -> Row | None:
+        """The row at step 0, if one is wanted: what cannot be measured shows before the run."""
+        return self(0) if self.wants(0) else None
 
     def __call__(self, step: int) -> Row:
         """A row. A network whose loss is not finite has NaN wherever nothing can be measured."""

@@ -231,12 +231,24 @@ class Recipe:
                     f"measure_options: {key!r} begins with none of measures: write "
                     "INSTRUMENT.OPTION=VALUE, and name the instrument in measures"
                 )
+        self._check_measure_options()
         if self.transfer_labels is None:
             return
         if self.labels is None:
             raise InputError("transfer_labels need labels: name the classes to train on")
         if both := sorted(set(self.labels) & set(self.transfer_labels)):
             raise InputError(f"class {both[0]} is in labels and in transfer_labels: take it out")
+
+    def _check_measure_options(self) -> None:
+        """Refuse values that no instrument takes before a run has a directory."""
+        if self.measure_options:
+            from lowland.measure import read_options
+            from lowland.train.measures import nested
+
+            try:
+                read_options(nested(self.measure_options))
+            except InputError as error:
+                raise InputError(f"measure_options: {error}") from None
 
 
 @functools.cache
