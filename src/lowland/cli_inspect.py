@@ -81,6 +81,9 @@ def inspect(
         str | None, typer.Option(help="Network of weights: one of lowland's, or timm:NAME.")
     ] = None,
     width: Annotated[int | None, typer.Option(help="Width of --model.")] = None,
+    tower: Annotated[
+        str | None, typer.Option(help="Of a network such as CLIP: image or text. [default: image]")
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder of the report. [default: runs/inspect-MODEL]")
     ] = None,
@@ -92,7 +95,7 @@ def inspect(
         **{"device": device, "tokens": tokens, "spatial": spatial, "where": where},
     }
     how = {
-        **{"model": model, "width": width, "constructor": constructor},
+        **{"model": model, "width": width, "constructor": constructor, "tower": tower},
         **{"arguments": arguments or [], "size": size, "mean": mean, "std": std},
     }
     if what == "list" or models == ["list"]:
@@ -114,7 +117,7 @@ def _inspect(
 
     asked = inspection.make_request(**request)
     known = inspection.How(
-        **{key: how[key] for key in ("model", "width", "constructor")},
+        **{key: how[key] for key in ("model", "width", "constructor", "tower")},
         arguments=inspection.parse_arguments(how["arguments"]),
         size=inspection.parse_size(how["size"]),
         mean=inspection.parse_numbers("mean", how["mean"]),

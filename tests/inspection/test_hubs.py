@@ -115,7 +115,7 @@ def vit_folder(folder: Path, **processor: Any) -> Path:
     return folder
 
 
-def bert_folder(folder: Path, *, head: bool) -> Path:
+def save_tokenizer(folder: Path, **options: Any) -> None:
     import transformers
     from tokenizers import Tokenizer, models, pre_tokenizers
 
@@ -123,9 +123,36 @@ def bert_folder(folder: Path, *, head: bool) -> Path:
     tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, "[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     fast = transformers.PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]", model_max_length=16
-    )
+        tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]", model_max_length=16,
+        **options,
+    )  # fmt: skip
     fast.save_pretrained(folder)
+
+
+def clip_folder(folder: Path) -> Path:
+    """Two towers, with images of 8x8 and texts of the words a, b, c."""
+    from transformers import CLIPConfig, CLIPModel
+
+    torch.manual_seed(0)
+    sizes = {"num_attention_heads": 2, "intermediate_size": 16, "projection_dim": 5}
+    text = {"vocab_size": 5, "hidden_size": 8, "num_hidden_layers": 2, "eos_token_id": 4}
+    vision = {"hidden_size": 12, "num_hidden_layers": 3, "image_size": 8, "patch_size": 4}
+    config = CLIPConfig(
+        text_config={**sizes, **text, "max_position_embeddings": 16},
+        vision_config={**sizes, **vision}, projection_dim=5,
+    )  # fmt: skip
+    CLIPModel(config).save_pretrained(folder)
+    settings = {"image_mean": [0.5] * 3, "image_std": [0.25] * 3, "size": {"shortest_edge": 8},
+                "do_center_crop": True, "crop_size": {"height": 8, "width": 8}}  # fmt: skip
+    (folder / "preprocessor_config.json").write_text(json.dumps(settings))
+    save_tokenizer(folder, model_input_names=["input_ids", "attention_mask"])
+    return folder
+
+
+def bert_folder(folder: Path, *, head: bool) -> Path:
+    import transformers
+
+    save_tokenizer(folder)
     torch.manual_seed(0)
     config = transformers.BertConfig(
         vocab_size=5, hidden_size=8, num_hidden_layers=2, num_attention_heads=2,
@@ -134,6 +161,14 @@ def bert_folder(folder: Path, *, head: bool) -> Path:
     kind = transformers.BertForSequenceClassification if head else transformers.BertModel
     kind(config).save_pretrained(folder)
     return folder
+
+
+def assert_spectra(found: Any, features: list[Any]) -> None:
+    """The spectra of the blocks are those of these features, centred per unit."""
+    assert len(found["blocks"]) == len(features)
+    for row, block in zip(found["blocks"].values(), features, strict=True):
+        energies = torch.linalg.svdvals(block - block.mean(0)) ** 2
+        np.testing.assert_allclose(row["rank"]["spectrum"], energies, rtol=1e-3, atol=1e-9)
 
 
 class TestTransformers:
@@ -153,6 +188,59 @@ class TestTransformers:
         energies = torch.linalg.svdvals(tokens - tokens.mean(0)) ** 2
         found = subject["blocks"][list(subject["blocks"])[1]]["rank"]["spectrum"]
         np.testing.assert_allclose(found, energies, rtol=1e-3, atol=1e-9)
+
+    def test_the_image_tower_of_two(self, tmp_path: Path) -> None:
+        from transformers import CLIPModel
+
+        folder = clip_folder(tmp_path / "m")
+        found = inspected(f"hf:{folder}", data=array_data(tmp_path), what="rank")["subjects"][0]
+        model = CLIPModel.from_pretrained(folder).double().eval()
+        with torch.no_grad():
+            states = model.vision_model(inputs(), output_hidden_states=True).hidden_states
+        assert found["kind"].endswith(", image tower")
+        own = [*model.vision_model.parameters(), *model.visual_projection.parameters()]
+        assert found["parameters"] == sum(p.numel() for p in own)
+        assert_spectra(found, [state[:, 0] for state in states[1:]])  # the class token
+
+    def test_the_text_tower_of_two(self, tmp_path: Path) -> None:
+        from transformers import AutoTokenizer, CLIPModel
+
+        folder, data = clip_folder(tmp_path / "m"), text_data(tmp_path, TEXTS)
+        how = How(tower="text")
+        found = inspected(f"hf:{folder}", data=data, what="rank", how=how)["subjects"][0]
+        model = CLIPModel.from_pretrained(folder).double().eval()
+        tokenizer, states = AutoTokenizer.from_pretrained(folder), []
+        for text in TEXTS:  # each alone: no padding
+            with torch.no_grad():
+                out = model.text_model(**tokenizer(text, return_tensors="pt"),
+                                       output_hidden_states=True)  # fmt: skip
+            states.append([state[0].mean(0) for state in out.hidden_states[1:]])
+        assert_spectra(found, [torch.stack(rows) for rows in zip(*states, strict=True)])
+
+    def test_a_tower_without_its_image_processor(self, tmp_path: Path) -> None:
+        """It is the image tower still, and says that nobody knows how its images are made."""
+        folder, data = clip_folder(tmp_path / "m"), array_data(tmp_path)
+        (folder / "preprocessor_config.json").unlink()
+        with pytest.raises(InputError, match="nothing says how"):
+            inspected(f"hf:{folder}", data=data)
+        how = How(mean=(0.5,), std=(0.25,), size=(8, 8))
+        assert len(inspected(f"hf:{folder}", data=data, how=how)["subjects"][0]["blocks"]) == 3
+
+    def test_towers_that_are_not_there(self, tmp_path: Path) -> None:
+        clip, vit = clip_folder(tmp_path / "clip"), vit_folder(tmp_path / "vit")
+        for name, tower, said in (
+            (f"hf:{clip}", "texts", "unknown tower 'texts': did you mean 'text'"),
+            (f"hf:{vit}", "image", "is none of them"),
+            (str(tmp_path), "image", "--tower is for hf:NAME"),
+        ):
+            with pytest.raises(InputError, match=said):
+                load_subject(name, How(tower=tower))
+
+    def test_a_tokenizer_without_a_mask(self, tmp_path: Path) -> None:
+        folder = clip_folder(tmp_path)
+        save_tokenizer(folder, model_input_names=["input_ids"])
+        with pytest.raises(InputError, match="no attention mask"):
+            load_subject(f"hf:{folder}", How(tower="text"))
 
     def test_texts_and_padding(self, tmp_path: Path) -> None:
         """Mean tokens without padding: a batch of all texts gives what each gives alone."""

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from lowland.core.errors import InputError
 from lowland.data import Preprocessing
 from lowland.inspection.subject import Encode, Subject, default_blocks, one_line, stands_for_all
+from lowland.inspection.towers import tower_of
 
 HEADS = {
     "ForImageClassification": "AutoModelForImageClassification",
@@ -22,12 +23,13 @@ HEADS = {
 _RESAMPLE = {0: "nearest", 1: "bicubic", 2: "bilinear", 3: "bicubic"}
 
 
-def open_huggingface(name: str) -> Subject:
+def open_huggingface(name: str, tower: str | None = None) -> Subject:
     """``hf:NAME``, a folder or a name on the Hub, in float32.
 
-    A classifier is loaded with its head, anything else without one. Images are made as the stored
-    image processor says, texts by the stored tokenizer, with an attention mask. Code that comes
-    with a model is never run.
+    A classifier is loaded with its head, anything else without one. Of a network of images and
+    texts (CLIP) one tower is taken, "image" or "text"; None is "image". Images are made as the
+    stored image processor says, texts by the stored tokenizer, with an attention mask. Code that
+    comes with a model is never run.
 
     Raises:
         InputError: transformers is missing, or the model or its processor cannot be loaded.
@@ -45,22 +47,28 @@ def open_huggingface(name: str) -> Subject:
         raise InputError(f"{where}: no such folder")
     where = str(Path(where).expanduser()) if Path(where).expanduser().is_dir() else where
     module, head, notes = _loaded(name, where)
-    settings = _image_settings(where)
-    encode = None if settings is not None else _encoder(name, where)
+    part = tower_of(name, module, tower)
+    taken = None if part is None else tower or "image"
+    settings = None if taken == "text" else _image_settings(where)
+    encode = None if settings is not None or taken == "image" else _encoder(name, where)
+    kind, network = f"transformers {transformers.__version__}", type(module).__name__
+    if part is not None:
+        module, kind = part, f"{kind}, {taken} tower"
+        notes += (f"The {taken} tower alone, with its projection; --tower takes the other.",)
     if head:
         module.register_forward_hook(_logits)
     if encode is not None:
         module.register_forward_pre_hook(_by_name, with_kwargs=True)
     return Subject(
         name=name,
-        kind=f"transformers {transformers.__version__}",
+        kind=kind,
         module=module.eval(),
         blocks=default_blocks(module),
         preprocessing=None if settings is None else _preprocessing(settings),
         encode=encode,
         logits=head,
-        tokens=stands_for_all(module) if settings is not None else "mean",
-        facts={"class": type(module).__name__},
+        tokens="mean" if encode is not None else stands_for_all(module),
+        facts={"class": network},
         notes=notes,
     )
 
@@ -79,7 +87,10 @@ def _loaded(name: str, where: str) -> tuple[nn.Module, bool, tuple[str, ...]]:
         loader = getattr(transformers, head or "AutoModel")
         module, found = loader.from_pretrained(where, dtype=torch.float32, output_loading_info=True)
     except Exception as error:  # unknown names, no network, broken files: each its own kind
-        raise InputError(f"{name}: transformers cannot load it: {one_line(error)}") from None
+        raise InputError(
+            f"{name}: transformers cannot load it: {one_line(error).rstrip('.')}: check the name, "
+            "or give a folder that save_pretrained wrote, hf:FOLDER"
+        ) from None
     finally:
         if bars:
             logging.enable_progress_bar()  # type: ignore[no-untyped-call]
@@ -166,6 +177,12 @@ def _encoder(name: str, where: str) -> Encode:
             f"{name} has neither an image processor nor a tokenizer that can be loaded: "
             f"{one_line(error)}"
         ) from None
+
+    if "attention_mask" not in tokenizer.model_input_names:
+        raise InputError(
+            f"{name}: its tokenizer makes no attention mask, so that padding would be measured: "
+            "use a tokenizer that does"
+        )
 
     def encode(texts: list[str]) -> dict[str, Any]:
         found = tokenizer(texts, padding=True, truncation=True, return_tensors="pt")

@@ -38,10 +38,12 @@ def load_subject(name: str, how: How | None = None) -> Subject:
 
 
 def _opened(name: str, how: How) -> Subject:
+    if how.tower is not None and not name.startswith("hf:"):
+        raise InputError(f"--tower is for hf:NAME, {name} is none: leave it out")
     if name.startswith("timm:"):
         return open_timm(name, name)
     if name.startswith("hf:"):
-        return open_huggingface(name)
+        return open_huggingface(name, how.tower)
     path = Path(name).expanduser()
     if not path.exists():
         raise InputError(f"model {name}: no such file or folder; give {', or '.join(FORMS)}")

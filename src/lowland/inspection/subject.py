@@ -66,6 +66,7 @@ class How:
         width: its width.
         constructor: ``package.module:function`` that makes the network of a file of weights.
         arguments: what that function is called with.
+        tower: of a network of images and texts: "image" or "text"; None for "image".
         size, mean, std: of the network's images, over what it brings along.
         shape: gives the shape of the data's images, for networks that are built to fit them.
         device: where the network will run; only exported programs must know.
@@ -75,6 +76,7 @@ class How:
     width: int | None = None
     constructor: str | None = None
     arguments: Mapping[str, Any] = field(default_factory=dict)
+    tower: str | None = None
     size: tuple[int, int] | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
