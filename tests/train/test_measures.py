@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from lowland.core.errors import InputError
-from lowland.measure import INSTRUMENTS, weight_norm
+from lowland.measure import INSTRUMENTS, Instrument, mean_energy, weight_norm
 from lowland.train import Recipe, read_history, read_record, read_weights, run
 from lowland.train.directory import HISTORY, MEASURED
 from lowland.train.trainer import build_model
@@ -124,6 +124,51 @@ def test_a_network_that_diverged_has_nan(tiny: Make, tmp_path: Path) -> None:
     assert rows[0]["rank/block1"] > 0
     assert math.isnan(rows[-1]["loss"])
     assert math.isnan(rows[-1]["rank/block1"])
+
+
+@pytest.mark.parametrize("after", [None, 2])
+def test_what_can_no_longer_be_measured_does_not_stop_a_run(
+    after: int | None, tiny: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Units may die in training. A resumed run has the same columns."""
+
+    def touchy(features: Any) -> Any:
+        found = mean_energy(features)
+        if found.value != start.setdefault(found.n, found.value) and features.shape[1] == 8:
+            raise InputError("all units are dead")
+        return found
+
+    start: dict[int, float] = {}
+    new = Instrument(name="touchy", words="", looks_at="features", measure=touchy)
+    monkeypatch.setitem(INSTRUMENTS, "touchy", new)
+    blocks = {"measure_blocks": "block1", "measures": ("touchy", "weight-norm")}
+    recipe = tiny(**blocks, measure_every=1, width=8, model="mlp", rank_block="block1")
+    rows = 0
+
+    def stop(progress: Any) -> None:
+        nonlocal rows
+        rows += progress.row is not None
+        if rows == after:
+            raise StoppedError
+
+    if after is not None:
+        with pytest.raises(StoppedError):
+            run(recipe, tmp_path, on_progress=stop)
+    folder = run(recipe, tmp_path)
+    measured = read_history(folder / MEASURED)
+    assert math.isfinite(measured[0]["touchy/block1"])
+    assert all(math.isnan(row["touchy/block1"]) for row in measured[1:])
+    assert all(math.isfinite(row["weight-norm"]) for row in measured)
+    definition = read_record(folder)["definitions"]["touchy/block1"]
+    assert definition.endswith("NaN where it could not be measured, at first: all units are dead")
+
+
+def test_the_second_of_two_instruments_is_refused_at_the_start_too(
+    tiny: Make, tmp_path: Path
+) -> None:
+    recipe = tiny(measures=("rank", "active"), measure_options={"active.channels": 7})
+    with pytest.raises(InputError, match="do not divide"):
+        run(recipe, tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -152,6 +152,7 @@ class _Run:
         self._step = state.step
         self._rows, self._sessions = list(state.rows), list(state.sessions)
         self._measured = list(state.measured)
+        self._measures.resume(self._measured)
         self._seconds.update(state.seconds)
 
     def go(self) -> None:

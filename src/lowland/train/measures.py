@@ -16,7 +16,7 @@ without them.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -28,6 +28,8 @@ from lowland.train.evaluate import Inputs, first, per_example
 from lowland.train.history import Row
 from lowland.train.plan import Plan
 from lowland.train.settings import Options
+
+NAN = "; NaN where it could not be measured, at first: "
 
 
 class Measures:
@@ -59,12 +61,18 @@ class Measures:
         every = self._recipe.measure_every
         return bool(self._recipe.measures) and (step % every == 0 or step == self._steps)
 
+    def resume(self, rows: Sequence[Row]) -> None:
+        """Go on after these rows of an earlier process."""
+        for row in rows:
+            self._seen |= dict.fromkeys(column for column in row if column in self.definitions)
+
     def first(self) -> Row | None:
         """The row at step 0, if one is wanted: what cannot be measured shows before the run."""
         return self(0) if self.wants(0) else None
 
     def __call__(self, step: int) -> Row:
-        """A row. A network whose loss is not finite has NaN wherever nothing can be measured."""
+        """A row. What an instrument refuses at the start is refused; what it refuses later, of a
+        network that has diverged or whose units have died, is NaN, and the run goes on."""
         row: Row = {"step": step, "epoch": step / self._per_epoch}
         for name in self._recipe.measures:
             row |= self._one(name)
@@ -81,10 +89,12 @@ class Measures:
                 options=self._options,
                 device=self._device,
             )
-        except InputError:
+        except InputError as error:
             if math.isfinite(mean_loss(self._module, per_example, self._inputs).value):
-                raise
-            return {column: math.nan for column in self._seen if column.split("/")[0] == name}
+                if not self._columns_of(name):  # at the start: it was asked for what cannot be
+                    raise
+                self._explain(name, str(error))
+            return dict.fromkeys(self._columns_of(name), math.nan)
         row: Row = {}
         for block, records in found.blocks.items():
             for record in records.values():
@@ -93,8 +103,17 @@ class Measures:
             row |= self._columns(name, record)
         return row
 
+    def _columns_of(self, name: str) -> list[str]:
+        return [column for column in self._seen if column.split("/")[0] == name]
+
+    def _explain(self, name: str, reason: str) -> None:
+        """Say in the definitions why there is NaN: training goes on where measuring cannot."""
+        for column in self._columns_of(name):
+            if NAN not in self.definitions[column]:
+                self.definitions[column] += f"{NAN}{reason}"
+
     def _columns(self, column: str, record: Measurement) -> Row:
-        self.definitions[column] = record.definition
+        self.definitions.setdefault(column, record.definition)
         self._seen[column] = None
         row: Row = {column: record.value}
         if record.uncertainty is not None:
