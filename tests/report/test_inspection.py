@@ -62,6 +62,26 @@ def test_everything_is_there_at_every_width(
         assert "second.pt: A note on <runs/second.pt>." in flat
 
 
+@pytest.mark.parametrize("count", [1, 2])
+def test_no_number_is_cut_at_any_width(count: int) -> None:
+    """Tables that fit to the cell are the ones at risk."""
+    record = made_inspection(count)
+    for subject in record["subjects"]:
+        for row in subject["blocks"].values():
+            row["rank"]["value"] = 123_456_789
+    for width in range(60, 110):
+        assert "…" not in shown(record, width), width
+
+
+def test_a_definition_that_differs_between_blocks_says_so() -> None:
+    record = made_inspection()
+    for block, row in record["subjects"][0]["blocks"].items():
+        row["rank"]["definition"] = f"tolerance of {block}"
+    text = " ".join(shown(record, 120).split())
+    assert "tolerance of block1 (so in block1; not in all)" in text
+    assert "of knn_error (so in" not in text
+
+
 def test_rows_stand_under_their_heads() -> None:
     lines = shown(made_inspection(), 200).splitlines()
     (head,) = [line for line in lines if line.startswith("block ")]
@@ -117,6 +137,7 @@ def test_changes() -> None:
     assert change(10, 10) == "0.0%"
     assert change(10, 12) == "+20.0%"
     assert change(1, 50) == "50 times"
+    assert change(1.0, 0.9999) == change(1.0, 1.0001) == "0.0%"
     assert change(-1.0, 2.0) == "+3"
     assert change(0, 3) == "+3"
     assert change("nan", 3) == ""
@@ -182,6 +203,7 @@ def test_figures() -> None:
     assert [trace["y"] for trace in rank.spec["data"]] == [[10, 20, 30, 40], [8, 18, 28, 38]]
     assert knn.spec["data"][0]["y"] == pytest.approx([5, 6, 7, 8]), "percent"
     assert knn.spec["data"][0]["error_y"]["array"] == pytest.approx([1.96 * 0.4] * 4)
+    assert knn.spec["data"][0]["error_y"]["arrayminus"] == pytest.approx([1.96 * 0.4] * 4)
     one, _ = spectrum_figures(record)
     curve = one.spec["data"][0]
     assert curve["x"] == list(range(1, 41))
@@ -189,6 +211,16 @@ def test_figures() -> None:
     assert curve["y"] == sorted(curve["y"])
     total = sum(2.0 ** -(i / 4) for i in range(40))
     assert curve["y"][0] == pytest.approx(100 / total)
+
+
+def test_bars_are_the_intervals_that_records_have() -> None:
+    """A trace's interval is Student's, wider than 1.96 standard errors."""
+    record = made_inspection()
+    for row in record["subjects"][0]["blocks"].values():
+        row["rank"] |= {"value": 10, "uncertainty": 1.0, "low": 7.0, "high": 14.0}
+    (figure,) = [f for f in depth_figures(record) if f.title == "rank"]
+    bars = figure.spec["data"][0]["error_y"]
+    assert (bars["array"], bars["arrayminus"]) == ([4.0] * 4, [3.0] * 4)
 
 
 def test_spectra_that_were_thinned_and_those_that_are_none() -> None:

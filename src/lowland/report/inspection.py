@@ -137,7 +137,7 @@ def change(before: Record | None, after: Record | None) -> str:
 
 def _plus(text: str) -> str:
     signed = words.signed(text)
-    return signed if signed.startswith(words.MINUS) or not text.strip("0.,") else f"+{signed}"
+    return signed if signed.startswith(words.MINUS) or not signed.strip("0.,") else f"+{signed}"
 
 
 def widths(subject: Record) -> dict[str, int]:

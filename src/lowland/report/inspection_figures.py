@@ -33,7 +33,7 @@ def _curve(record: Record, place: int, name: str) -> Spec:
     short, _ = words.short_names(list(subject["blocks"]))
     scale = 100.0 if _shares(record, name) else 1.0
     points = [
-        (short[block], value * scale, _error(row[name], scale))
+        (short[block], value * scale, _interval(row[name], value, scale))
         for block, row in subject["blocks"].items()
         if (value := words.number(row.get(name))) is not None
     ]
@@ -48,10 +48,11 @@ def _curve(record: Record, place: int, name: str) -> Spec:
         "hovertemplate": "%{x}: %{y:.4g}<extra></extra>",
         "showlegend": False,
     }
-    if any(error for _, _, error in points):
+    if any(up or down for _, _, (up, down) in points):
         trace["error_y"] = {
             "type": "data",
-            "array": [1.96 * error for _, _, error in points],
+            "array": [up for _, _, (up, _) in points],
+            "arrayminus": [down for _, _, (_, down) in points],
             "thickness": 1.4,
             "width": 4,
             "color": ink,
@@ -59,9 +60,14 @@ def _curve(record: Record, place: int, name: str) -> Spec:
     return trace
 
 
-def _error(found: Record, scale: float) -> float:
+def _interval(found: Record, value: float, scale: float) -> tuple[float, float]:
+    """How far the bar reaches up and down: the record's own interval, else 1.96 of its errors."""
+    low, high = found.get("low"), found.get("high")
+    if isinstance(low, int | float) and isinstance(high, int | float):
+        return scale * (high - value), scale * (value - low)
     error = found.get("uncertainty")
-    return scale * error if isinstance(error, int | float) else 0.0
+    size = 1.96 * scale * error if isinstance(error, int | float) else 0.0
+    return size, size
 
 
 def _shares(record: Record, name: str) -> bool:

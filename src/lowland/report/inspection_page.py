@@ -125,7 +125,10 @@ def _models(record: Record) -> str:
 def _networks(record: Record) -> str:
     """A legend, where there are two networks."""
     if len(record["subjects"]) == 1:
-        return '<p class="note">From the first block to the last; bars: 1.96 standard errors.</p>'
+        return (
+            '<p class="note">From the first block to the last; bars: '
+            "95% intervals, 1.96 standard errors where the record has no other.</p>"
+        )
     inks = (INK, SECOND)
     items = "".join(
         f"<span>{line_sample(inks[place], place)}{escape(title)}</span>"

@@ -142,7 +142,7 @@ def _folded(title: str, at: int = 16) -> str:
 
 
 def _table(head: str, labels: Sequence[str], columns: Sequence[tuple[str, list[str]]]) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
     table.add_column(Text(head), no_wrap=True)
     for name, cells in columns:
         bar = not name and all(set(cell) <= set(_EIGHTHS) for cell in cells)
@@ -189,12 +189,24 @@ def _footer(record: Record, page: Path | None, console: Console) -> None:
 
 
 def definitions(record: Record) -> list[tuple[str, str]]:
-    """Instrument -> the definition that was used, as its records have it."""
+    """Instrument -> the definition that was used, as its records have it.
+
+    That over the whole network where there is one; else that of the first block, with a word where
+    other blocks have another one (a tolerance that depends on their width).
+    """
     found: dict[str, str] = {}
     for subject in record["subjects"]:
-        for row in (subject["model"], *subject["blocks"].values()):
+        for name, measured in subject["model"].items():
+            found.setdefault(name, measured["definition"] + _setting(measured))
+    of_blocks: dict[str, dict[str, str]] = {}
+    for subject in record["subjects"]:
+        for block, row in subject["blocks"].items():
             for name, measured in row.items():
-                found.setdefault(name, measured["definition"] + _setting(measured))
+                text = measured["definition"] + _setting(measured)
+                of_blocks.setdefault(name, {}).setdefault(text, block)
+    for name, texts in of_blocks.items():
+        text, block = next(iter(texts.items()))
+        found.setdefault(name, text if len(texts) == 1 else f"{text} (so in {block}; not in all)")
     found |= {c["name"]: c["words"] for c in record["comparisons"]}
     return [(i["name"], found[i["name"]]) for i in record["instruments"] if i["name"] in found]
 
