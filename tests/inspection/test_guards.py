@@ -103,6 +103,25 @@ def test_classes(weights: Path, tmp_path: Path) -> None:
     assert record["notes"] == []
 
 
+def test_fewer_classes_than_outputs_are_noted(weights: Path, tmp_path: Path) -> None:
+    """Folders of a few classes of many are numbered from 0: the loss is then of other classes."""
+    data = array_data(tmp_path, y=np.arange(21) % 2)
+    notes = inspected(weights, how=HOW, data=data, what="loss")["subjects"][0]["notes"]
+    assert any(note.startswith("It has 3 outputs, the data 2 classes") for note in notes)
+    for options in ({"what": "rank"}, {"what": "loss", "data": array_data(tmp_path)}):
+        record = inspected(weights, how=HOW, **{"data": data, **options})
+        assert not any("outputs" in note for note in record["subjects"][0]["notes"])
+
+
+def test_grey_and_colour_without_a_number_of_channels(tmp_path: Path) -> None:
+    torch.save(narrow().state_dict(), tmp_path / "w.pt")
+    mixed = [png(pixels(1, 8)[0]), png(pixels(1, 8)[0][..., 0])]
+    pq.write_table(pa.table({"image": mixed}), tmp_path / "x.parquet")
+    how = How(constructor="made_networks:narrow", mean=(0.5,), std=(0.25,))
+    text = refused(tmp_path / "w.pt", how, data=f"parquet:{tmp_path / 'x.parquet'}")
+    assert "some images are grey, others colour" in text
+
+
 def test_a_network_that_has_diverged(tmp_path: Path) -> None:
     model = foreign()
     with torch.no_grad():
@@ -176,9 +195,9 @@ def test_other_errors_are_not_hidden(
 def test_what_the_instruments_refuse_names_network_and_instrument(
     weights: Path, tmp_path: Path
 ) -> None:
-    text = refused(weights, data=array_data(tmp_path), settings=["rank.center=midle"])
+    text = refused(weights, data=array_data(tmp_path), settings=["active.channels=7"])
     assert "w.pt, rank, active: " in text
-    assert "'midle'" in text
+    assert "channels: 7 do not divide" in text
 
 
 def test_data(weights: Path, tmp_path: Path) -> None:

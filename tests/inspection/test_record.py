@@ -177,10 +177,24 @@ def test_the_order_of_classes(tmp_path: Path) -> None:
     assert turns["data"]["order"] == "classes in turn"
 
 
+def test_a_rise_of_the_error_is_no_error(tmp_path: Path) -> None:
+    """`error` of a sharpness is how much it rises: that says nothing of preprocessing."""
+    torch.save(foreign().state_dict(), tmp_path / "a.pt")
+    right = foreign()(inputs().float()).argmax(1).numpy()
+    record = inspected(
+        tmp_path / "a.pt", data=array_data(tmp_path, y=right), how=HOW,
+        what="worst-sharpness,loss", settings=["worst-sharpness.rho=1000"],
+    )  # fmt: skip
+    subject = record["subjects"][0]
+    assert subject["model"]["loss"]["error"] == 0
+    assert subject["model"]["worst-sharpness"]["error"] > 0.6, "as that of guessing"
+    assert not any("guessing" in note for note in subject["notes"])
+
+
 def test_an_error_like_that_of_guessing_is_noted(tmp_path: Path) -> None:
     torch.save(foreign().state_dict(), tmp_path / "a.pt")
     wrong = foreign()(inputs().float()).argmin(1).numpy()
     data = array_data(tmp_path, y=wrong)
     record = inspected(tmp_path / "a.pt", data=data, how=HOW, what="loss")
     assert record["subjects"][0]["model"]["loss"]["error"] > 0.6
-    assert "is that of guessing: check --mean, --std" in record["subjects"][0]["notes"][0]
+    assert "is that of guessing: check --mean, --std" in " ".join(record["subjects"][0]["notes"])

@@ -85,5 +85,10 @@ def _stacked(images: list[Tensor]) -> Tensor:
     shapes = {tuple(image.shape) for image in images}
     if len(shapes) > 1:
         one, other = sorted(shapes)[:2]
+        if len({shape[0] for shape in shapes}) > 1:
+            raise InputError(
+                "some images are grey, others colour: give --mean and --std with one number for "
+                "each channel of the network (the grey ones are repeated)"
+            )
         raise InputError(f"images are of several sizes, {one} and {other}: give --size")
     return torch.stack(images)

@@ -18,7 +18,7 @@ from lowland.inspection.inputs import Inputs
 from lowland.inspection.probing import Probe, check_memory, check_seen, probe
 from lowland.inspection.request import Request
 from lowland.inspection.subject import Subject, channels_of
-from lowland.measure import Instrument, inspect_model, matching_blocks
+from lowland.measure import Instrument, MeanLoss, inspect_model, matching_blocks
 
 FEATURES = ("features", "labelled features")
 LABELS = ("labelled features", "loss")
@@ -89,6 +89,7 @@ def prepare(subject: Subject, examples: Examples, request: Request, tell: Tell) 
     few = Inputs(subject, examples.first(subject.batch or 2), batch_size, dtype=dtype)
     found = probe(subject, next(iter(few)), blocks)
     _check_labels(subject, examples, request, found)
+    notes += _classes(subject, examples, request, found)
     _check_finite(subject, request, found)
     capturing = _capturing(subject, request, found)
     if asks(request, FEATURES) and not capturing:
@@ -241,6 +242,24 @@ def _check_labels(subject: Subject, examples: Examples, request: Request, found:
             )
 
 
+def _classes(
+    subject: Subject, examples: Examples, request: Request, found: Probe
+) -> tuple[str, ...]:
+    """A word where the data has fewer classes than the network: their numbers may not be its own.
+
+    The three folders of a part of ImageNet are 0, 1 and 2, whichever classes they are.
+    """
+    if not asks(request, ("loss",)) or found.outputs is None or examples.classes is None:
+        return ()
+    outputs = found.outputs[0]
+    if examples.classes >= outputs:
+        return ()
+    return (
+        f"It has {outputs} outputs, the data {examples.classes} classes, taken as its first ones: "
+        "losses and errors are right only if these are the same classes in the same order.",
+    )
+
+
 def _check_finite(subject: Subject, request: Request, found: Probe) -> None:
     if not found.finite and asks(request, FEATURES):
         raise InputError(
@@ -280,7 +299,8 @@ def notes_on(examples: Examples) -> tuple[str, ...]:
 def _guessing(model: dict[str, Measurement], examples: Examples) -> tuple[str, ...]:
     """A hint where the error is that of guessing: nearly always a matter of preprocessing."""
     chance = 1 - 1 / (examples.classes or 1)
-    errors = (getattr(record, "error", None) for record in model.values())
+    losses = (record for record in model.values() if isinstance(record, MeanLoss))
+    errors = (record.error for record in losses)  # elsewhere `error` is a rise, or a bound
     guessed = [e for e in errors if e is not None and chance > 0 and e >= 0.98 * chance]
     if not guessed:
         return ()
