@@ -111,6 +111,23 @@ def _inspect(
     how: Mapping[str, Any],
     out: Path | None,
 ) -> int:
+    console = Console(stderr=True)
+    try:
+        return _inspected(models, data, column, request, how, out, console)
+    except KeyboardInterrupt:
+        console.print("lowland: interrupted: nothing half-written is left")
+        return INTERRUPTED
+
+
+def _inspected(
+    models: list[str],
+    data: str | None,
+    column: str | None,
+    request: Mapping[str, Any],
+    how: Mapping[str, Any],
+    out: Path | None,
+    console: Console,
+) -> int:
     from lowland import inspection
     from lowland.report import inspection_terminal, progress
     from lowland.report.inspection_page import write_page
@@ -125,15 +142,10 @@ def _inspect(
     )
     folder = out or Path(inspection.default_folder(models))
     inspection.check_folder(folder)
-    console = Console(stderr=True)
-    try:
-        with progress.doing(console) as tell:
-            record = inspection.inspect_checkpoints(
-                models, asked, data=data, column=column, how=known, tell=tell
-            )
-    except KeyboardInterrupt:
-        console.print("lowland: interrupted: nothing was written")
-        return INTERRUPTED
+    with progress.doing(console) as tell:
+        record = inspection.inspect_checkpoints(
+            models, asked, data=data, column=column, how=known, tell=tell
+        )
     inspection.write_record(folder, record)
     inspection_terminal.show(record, Console(), page=write_page(folder, record))
     return 0

@@ -136,7 +136,7 @@ def test_failures_write_nothing(
     assert not Path("runs").exists()
 
 
-@pytest.mark.parametrize("moment", ["measuring", "writing"])
+@pytest.mark.parametrize("moment", ["starting", "measuring", "writing"])
 def test_an_interrupt_leaves_nothing_half_written(
     moment: str,
     command: list[str],
@@ -148,10 +148,12 @@ def test_an_interrupt_leaves_nothing_half_written(
 
     if moment == "measuring":
         monkeypatch.setattr(inspection, "inspect_checkpoints", interrupted)
+    elif moment == "starting":
+        monkeypatch.setattr(inspection, "make_request", interrupted)
     else:
         monkeypatch.setattr(os, "fsync", interrupted)
     assert main(command) == 130
-    assert "interrupted" in capsys.readouterr().err
+    assert "interrupted: nothing half-written is left" in capsys.readouterr().err
     assert not [p for p in Path().rglob("*") if p.suffix in (".json", ".html", ".tmp")]
 
 

@@ -213,6 +213,12 @@ def test_figures() -> None:
     assert curve["y"][0] == pytest.approx(100 / total)
 
 
+def test_figures_of_instruments_with_options_say_the_definition_that_was_used() -> None:
+    notes = {figure.title: figure.note for figure in depth_figures(made_inspection())}
+    assert notes["rank"] == "definition of feature_rank", "it has options"
+    assert notes["knn"] == "what knn is"
+
+
 def test_bars_are_the_intervals_that_records_have() -> None:
     """A trace's interval is Student's, wider than 1.96 standard errors."""
     record = made_inspection()

@@ -22,10 +22,18 @@ def depth_figures(record: Record) -> list[Figure]:
         drawn = [trace for trace in traces if len(trace["y"]) > 1]
         if drawn:
             spec = {"data": drawn, "layout": _layout(drawn, share=_shares(record, name))}
-            title = instruments[name]["words"]
-            figures.append(Figure(name=f"depth-{number}", title=name, note=title, spec=spec))
+            note = _note(record, name) or instruments[name]["words"]
+            figures.append(Figure(name=f"depth-{number}", title=name, note=note, spec=spec))
     figures += _between(record)
     return figures
+
+
+def _note(record: Record, name: str) -> str:
+    """The definition that was used, where options make it another than the instrument's own."""
+    if not record["asked"]["options"].get(name):
+        return ""
+    rows = (row for subject in record["subjects"] for row in subject["blocks"].values())
+    return next((str(row[name]["definition"]) for row in rows if name in row), "")
 
 
 def _curve(record: Record, place: int, name: str) -> Spec:
