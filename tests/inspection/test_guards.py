@@ -266,6 +266,10 @@ def test_default_blocks(model: torch.nn.Module, glob: str) -> None:
     assert default_blocks(model) == glob
 
 
+def test_a_missing_key_is_called_that() -> None:
+    assert one_line(KeyError(101)) == "KeyError: 101"
+
+
 def test_long_errors_are_cut() -> None:
     assert one_line(ValueError("\n  first\nsecond")) == "first"
     assert one_line(ValueError()) == "ValueError"

@@ -177,6 +177,19 @@ def test_the_order_of_classes(tmp_path: Path) -> None:
     assert turns["data"]["order"] == "classes in turn"
 
 
+def test_what_differs_from_a_preset_is_noted(tmp_path: Path) -> None:
+    torch.save(foreign().state_dict(), tmp_path / "a.pt")
+    options = {"data": array_data(tmp_path), "how": HOW, "preset": "low-rank-paper"}
+    (only,) = inspected(tmp_path / "a.pt", **options)["notes"]
+    assert only.startswith("low-rank-paper is for 10,240 examples of split train; these are 21")
+    settings = ["rank.variance=0.9", "active.share=0.05"]
+    record = inspected(tmp_path / "a.pt", **options, order="classes", settings=settings)
+    assert record["notes"][1:] == [
+        "low-rank-paper takes the examples as they are stored; here classes alternate.",
+        "low-rank-paper has another rank.variance: these numbers are not its.",
+    ]
+
+
 def test_a_rise_of_the_error_is_no_error(tmp_path: Path) -> None:
     """`error` of a sharpness is how much it rises: that says nothing of preprocessing."""
     torch.save(foreign().state_dict(), tmp_path / "a.pt")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ def open_exported(name: str, path: Path, device: str = "cpu") -> Subject:
             read.
     """
     check_file(path)
+    if not zipfile.is_zipfile(path):  # torch would log a traceback first
+        raise InputError(f"{path} is no exported program, or not all of one: export it again")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

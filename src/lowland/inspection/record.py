@@ -13,6 +13,7 @@ from lowland.core.records import Measurement
 from lowland.inspection.comparisons import COMPARISONS
 from lowland.inspection.measuring import Finding, notes_on
 from lowland.inspection.request import Request
+from lowland.measure import read_options
 
 FORMAT = "lowland-inspection"
 VERSION = 1
@@ -67,12 +68,28 @@ def make_record(
 def _short_of(request: Request, finding: Finding) -> list[str]:
     """A word where a preset could not be followed to the letter."""
     preset, n, split = request.preset, finding.examples.n, finding.examples.split
-    if preset is None or (n == preset.examples and split == preset.split):
+    if preset is None:
         return []
-    return [
-        f"{preset.name} is for {preset.examples:,} examples of split {preset.split}; these are "
-        f"{n:,} of {split}."
+    notes = []
+    if n != preset.examples or split != preset.split:
+        notes.append(
+            f"{preset.name} is for {preset.examples:,} examples of split {preset.split}; these are "
+            f"{n:,} of {split}."
+        )
+    if "turn" in finding.examples.order:
+        notes.append(
+            f"{preset.name} takes the examples as they are stored; here classes alternate."
+        )
+    chosen = read_options({i.name: preset.options_of(i) for i in request.instruments})
+    changed = [
+        f"{name}.{key}"
+        for name, options in request.options.items()
+        for key, value in options.items()
+        if name in preset.options and value != chosen[name].get(key)
     ]
+    if changed:
+        notes.append(f"{preset.name} has another {', '.join(changed)}: these numbers are not its.")
+    return notes
 
 
 def _subject(finding: Finding) -> dict[str, Any]:
