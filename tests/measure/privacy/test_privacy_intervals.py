@@ -10,7 +10,8 @@ import pytest
 
 from lowland.measure.privacy import score_attack
 from lowland.measure.privacy.attack import _cross_fitted
-from lowland.measure.privacy.binomial import (
+from lowland.measure.privacy.curve import area, true_positive_rate
+from lowland.measure.proportions import (
     beta_probability,
     beta_quantile,
     binomial_below,
@@ -18,7 +19,6 @@ from lowland.measure.privacy.binomial import (
     newcombe,
     wilson,
 )
-from lowland.measure.privacy.curve import area, true_positive_rate
 
 NORMAL = NormalDist()
 

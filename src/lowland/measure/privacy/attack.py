@@ -15,7 +15,6 @@ from torch import Tensor
 from lowland.core.errors import InputError, unknown
 from lowland.core.records import Measurement
 from lowland.core.seeds import generator
-from lowland.measure.privacy.binomial import Interval, Z, difference_error, newcombe
 from lowland.measure.privacy.curve import (
     Scores,
     area,
@@ -23,6 +22,7 @@ from lowland.measure.privacy.curve import (
     called,
     true_positive_rate,
 )
+from lowland.measure.proportions import Interval, Z, difference_error, newcombe
 
 RATES = (0.001, 0.01, 0.1)
 """The false positive rates at which true positive rates are given."""

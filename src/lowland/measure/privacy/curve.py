@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from lowland.measure.privacy.binomial import (
+from lowland.measure.proportions import (
     LEVEL,
     Interval,
     binomial_below,

@@ -6,7 +6,7 @@ import math
 from statistics import NormalDist
 
 LEVEL = 0.95
-"""Of every interval in this folder."""
+"""Of every interval of a proportion."""
 
 Z = NormalDist().inv_cdf((1 + LEVEL) / 2)
 """Half-width of a 95% normal interval, in standard deviations."""
