@@ -29,6 +29,7 @@ bench: $(INSTALLED)
 	$(BIN)/python benchmarks/peak_memory.py
 	$(BIN)/python benchmarks/compiled.py
 	$(BIN)/python benchmarks/data_parallel.py
+	$(BIN)/python benchmarks/measure.py
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -3,6 +3,7 @@
     rank        feature ranks beside `svdvals`, scikit-learn's PCA and a forward pass
     features    units, kernels, neighbours and retrieval beside NumPy and scikit-learn
     curvature   Hessian products beside a gradient, eigenvalues and traces beside other packages
+    probe       linear probes beside scikit-learn at equal accuracy
     surface     sharpness and landscapes beside the passes that they are made of
 
 Ratios are taken within one process, where ours and the other take turns. A topic that fails is
@@ -20,7 +21,7 @@ import time
 from pathlib import Path
 
 HERE = Path(__file__).parent
-TOPICS = ("rank", "features", "curvature", "surface")
+TOPICS = ("rank", "features", "probe", "curvature", "surface")
 
 
 def run_topic(topic: str, out: Path | None, quick: bool) -> bool:

@@ -199,8 +199,13 @@ def linear_probe(
         )
     train = examples(features, labels, train_groups, "" if train_groups is None else "train_")
     train, asked = _test_set(train, test_features, test_labels, test_groups, held_out, seed)
-    by_validation = _validated(train, validation, choose, settings)
-    fitted = fit_classifiers(train, settings)
+    if isinstance(validation, float) or len(values) == 1:
+        by_validation = _held_out_errors(train, validation, choose, settings)
+        fitted = fit_classifiers(train, settings)
+    else:
+        compared = _given(validation, choose)
+        fitted = fit_classifiers(train, settings)
+        by_validation = _errors(fitted, compared, choose)
     fits = _fits(fitted, train, asked, settings, by_validation)
     place = min(range(len(fits)), key=lambda i: (by_validation[i], values[i]))
     best = fits[place]
@@ -253,23 +258,34 @@ def _split(train: Examples, share: float, seed: int, what: str) -> tuple[Tensor,
     )
 
 
-def _validated(train: Examples, validation: Any, choose: Choose, settings: Settings) -> list[float]:
-    """The validation error of each value of C; zeros where there is nothing to choose."""
+def _held_out_errors(
+    train: Examples, share: Any, choose: Choose, settings: Settings
+) -> list[float]:
+    """The error of each value of C on a held-out share; zeros where there is nothing to choose."""
     if len(settings.C) == 1:
         return [0.0]
-    if isinstance(validation, float):
-        kept, out = _split(train, validation, settings.seed + 1, "validation")
-        known, asked = train.rows(kept), train.rows(out)
-    elif isinstance(validation, tuple | list) and len(validation) in (2, 3):
-        groups = validation[2] if len(validation) == 3 else None
-        known, asked = train, examples(validation[0], validation[1], groups, "validation ")
-    else:
+    _need_groups(train.groups, choose)
+    kept, out = _split(train, share, settings.seed + 1, "validation")
+    return _errors(fit_classifiers(train.rows(kept), settings), train.rows(out), choose)
+
+
+def _given(validation: Any, choose: Choose) -> Examples:
+    if not isinstance(validation, tuple | list) or len(validation) not in (2, 3):
         raise InputError("validation: give a share such as 0.2, or (features, labels[, groups])")
-    missed = wrong(fit_classifiers(known, settings), asked)
-    if choose == "error":
-        return [float(row.double().mean()) for row in missed]
-    if asked.groups is None:
+    groups = validation[2] if len(validation) == 3 else None
+    _need_groups(groups, choose)
+    return examples(validation[0], validation[1], groups, "validation ")
+
+
+def _need_groups(groups: Any, choose: Choose) -> None:
+    if choose == "worst group" and groups is None:
         raise InputError("choose='worst group': the validation examples have no groups; give them")
+
+
+def _errors(fitted: Classifiers, asked: Examples, choose: Choose) -> list[float]:
+    missed = wrong(fitted, asked)
+    if choose == "error" or asked.groups is None:
+        return [float(row.double().mean()) for row in missed]
     return [group_errors(row, asked.groups, None).worst_error for row in missed]
 
 
