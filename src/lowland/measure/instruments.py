@@ -22,6 +22,7 @@ from lowland.measure.features.ranks import (
     rankme,
     stable_rank,
 )
+from lowland.measure.probes.linear import linear_probe
 from lowland.measure.surface.average import average_sharpness
 from lowland.measure.surface.loss import mean_loss
 from lowland.measure.surface.one_step import one_step_sharpness
@@ -129,6 +130,12 @@ INSTRUMENTS: dict[str, Instrument] = {
             looks_at="labelled features",
             measure=neural_collapse,
             source="arXiv 2008.08186",
+        ),
+        Instrument(
+            name="probe",
+            words="error of a linear classifier of the features on examples held out",
+            looks_at="labelled features",
+            measure=linear_probe,
         ),
         Instrument(
             name="weight-norm",

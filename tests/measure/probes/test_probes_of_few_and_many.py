@@ -1,5 +1,6 @@
 """Few-shot probes, probes of several annotations, and errors by group."""
 
+import json
 import math
 
 import numpy as np
@@ -47,6 +48,18 @@ def test_few_shots_of_one_draw_have_no_interval():
     row = few_shot_probe(x, y, x, y, shots=(1,), draws=1).by_shots[0]
     assert row.standard_error is None
     assert row.low is None
+
+
+def test_records_are_ready_for_json():
+    x, y = classes_in(40, 4, 2, seed=2)
+    found = json.loads(json.dumps(linear_probe(x, y, train_groups=y).to_dict()))
+    assert found["fits"][0]["groups"]["groups"][1]["group"] == 1
+    assert "weight" not in found
+    few = json.loads(json.dumps(few_shot_probe(x, y, x, y, shots=(1, 3)).to_dict()))
+    assert [row["shots"] for row in few["by_shots"]] == [1, 3]
+    notes = {"a": y, "b": torch.arange(40) // 20}
+    every = feature_probes(x, notes, x, notes, C=1.0, balance=1).to_dict()
+    assert set(json.loads(json.dumps(every))["probes"]) == {"a", "b"}
 
 
 @pytest.mark.parametrize(
