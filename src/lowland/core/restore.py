@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lowland.core.autocast import casts_not_kept
+
 Undo = Callable[[], None]
 
 
@@ -37,26 +39,12 @@ def preserved(model: nn.Module) -> Iterator[nn.Module]:
     True
     """
     undo = [*_tensors(model), *_slots(model), *_gradients(model)]
-    with preserved_randomness(), _casts_not_cached():
+    with preserved_randomness(), casts_not_kept():
         try:
             yield model
         finally:
             for step in undo:
                 step()
-
-
-@contextlib.contextmanager
-def _casts_not_cached() -> Iterator[None]:
-    """Inside, autocast casts weights anew each time.
-
-    Its cache does not see that a weight was moved, neither inside nor when it has been put back.
-    """
-    before = torch.is_autocast_cache_enabled()
-    torch.set_autocast_cache_enabled(False)
-    try:
-        yield
-    finally:
-        torch.set_autocast_cache_enabled(before)
 
 
 @contextlib.contextmanager
