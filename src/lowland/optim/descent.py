@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from lowland.core.autocast import own_precision
 from lowland.optim.displacement import contained
 from lowland.optim.gradient import Gradient, clear
 
@@ -55,7 +56,8 @@ def take_base_step(engine: Engine, step: Step, drift: Gradient | None) -> None:
     if engine.on_device:
         base.found_inf, base.grad_scale = step.found, None  # type: ignore[attr-defined]
     try:
-        base.step()
+        with own_precision(engine.device.type):
+            base.step()
     finally:
         for slot, own in aside:
             slot.update(own)
@@ -69,3 +71,4 @@ def take_base_step(engine: Engine, step: Step, drift: Gradient | None) -> None:
             torch._foreach_add_(weights, contained(part.tensors, share))
         else:
             torch._foreach_add_(weights, torch._foreach_mul(part.tensors, -float(lr)))
+    torch.clear_autocast_cache()  # where it is around an epoch, it holds casts of the old weights

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lowland.core.autocast import own_precision
 from lowland.core.errors import InputError
 from lowland.core.sharding import local, placed_like
 from lowland.optim.devices import Devices
@@ -215,7 +216,8 @@ class BatchEvaluator:
         return self._factor if exchange and self._factor is not None else 1.0
 
     def _differentiate(self, loss: Tensor, factor: float) -> None:
-        self._backward(loss if factor == 1.0 else loss * factor)
+        with own_precision(loss.device.type):
+            self._backward(loss if factor == 1.0 else loss * factor)
 
     def _losses(self, batch: Any, request: Evaluate, number: int = 0) -> tuple[Tensor, list[Any]]:
         """The losses with their terms, and the outputs in a list if they were asked for."""
@@ -234,8 +236,9 @@ class BatchEvaluator:
             params = [p for group in self._groups for p in group["params"] if p.requires_grad]
             count = self._groups[0]["sam_step"]
             at = Pass(batch, params, outputs, count, self.away, self.radius, number)
-            for term in terms:
-                losses = term(losses, at)
+            with own_precision(losses.device.type):
+                for term in terms:
+                    losses = term(losses, at)
         if not request.outputs:
             return losses, []
         return losses, [outputs.detach() if isinstance(outputs, Tensor) else outputs]

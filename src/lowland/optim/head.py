@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from lowland.core.autocast import own_precision
 from lowland.core.errors import InputError
 from lowland.core.selection import output_layer
 from lowland.optim.calls import Call, answering, behind, listening, tensors
@@ -206,7 +207,8 @@ class OneForward:
         self.hindrance = self._look(calls, losses)
         if self.hindrance:
             return losses, losses
-        gradient = self._gradient(losses.mean() * share(), calls)
+        with own_precision(losses.device.type):
+            gradient = self._gradient(losses.mean() * share(), calls)
         at_w = losses.detach()
         del losses  # its graph, down to the logits, is not needed any more
         with torch.no_grad():
