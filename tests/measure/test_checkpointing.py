@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import checkpoint
 
+from lowland.core.differentiable import activations_kept
 from lowland.measure import (
     hessian_moments,
     hessian_trace,
@@ -16,7 +17,6 @@ from lowland.measure import (
     one_step_sharpness,
     worst_sharpness,
 )
-from lowland.measure.checkpointing import activations_kept
 
 
 class Checkpointed(nn.Module):

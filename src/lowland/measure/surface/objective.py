@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from lowland.core.differentiable import activations_kept
 from lowland.core.errors import InputError, unknown
 from lowland.core.perturbation import wide_dtype
 from lowland.core.restore import preserved_randomness
 from lowland.measure.averages import batch_number
-from lowland.measure.checkpointing import activations_kept
 from lowland.measure.evaluation import Loss, SameDivisor, losses, outputs_of
 from lowland.measure.parameters import dense_gradients, gradients_of
 from lowland.measure.surface.groups import Chunk
