@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from lowland.core.autocast import own_precision
+from lowland.core.differentiable import twice_differentiable_kernels
 from lowland.core.errors import InputError
 from lowland.core.sharding import local, placed_like
 from lowland.optim.devices import Devices
@@ -139,6 +140,13 @@ class BatchEvaluator:
 
         With `exchange`, devices exchange gradients in the last of several micro-batches only.
         """
+        twice = self.radius != 0 and any(
+            getattr(t, "second_derivatives", False) for t in self._terms
+        )
+        with twice_differentiable_kernels() if twice else contextlib.nullcontext():
+            return self._evaluate(request, exchange)
+
+    def _evaluate(self, request: Evaluate, exchange: bool) -> Outcome:
         self.away = request.at is not None
         if request.data is not None:
             return self._one_by_one(request, list(request.data), exchange)

@@ -31,6 +31,7 @@ class NormPenalty:
 
     squared: bool = False
     whole_batch: ClassVar[bool] = True
+    second_derivatives: ClassVar[bool] = True
 
     def __call__(self, losses: Tensor, at: Pass, /) -> Tensor:
         if at.radius == 0:
@@ -64,8 +65,10 @@ class GradientNorm(SharpnessAware):
 
     Call as ``opt.step(loss_fn=..., batch=...)``. Cost: a backward through the backward, about 3
     passes (more with BatchNorm, whose second derivative torch takes in elementwise operations), and
-    the memory of both graphs. Needs operations that can be differentiated twice; fused attention
-    kernels cannot. Under DDP every device regularises by its own gradient's norm.
+    the memory of both graphs. Needs operations that can be differentiated twice: cuDNN's recurrent
+    layers cannot. Fused attention and weight normalization run in elementary operations instead,
+    and reentrant checkpoints keep their activations. Under DDP every device regularises by its own
+    gradient's norm.
     Confidence: high, the authors' code agrees.
     """
 

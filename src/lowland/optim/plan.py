@@ -183,6 +183,10 @@ class LossTerm(Protocol):
 
     Applied in every evaluation of ``step(loss_fn=, batch=)``, where the engine sees the losses. A
     loss function that returns (losses, outputs) lets terms have the outputs.
+
+    A term that differentiates the losses itself, by ``torch.autograd.grad``, says so with an
+    attribute ``second_derivatives = True``: where ρ is not 0 the network then runs in kernels that
+    can be differentiated twice, and without reentrant checkpoints, which do not let it.
     """
 
     def __call__(self, losses: Tensor, at: Pass, /) -> Tensor: ...
