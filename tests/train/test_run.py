@@ -16,7 +16,7 @@ from torch.nn.functional import cross_entropy
 from lowland import models
 from lowland.core.errors import InputError
 from lowland.core.seeds import derived_seed
-from lowland.data import batches, load
+from lowland.data import ImageData, batches, load
 from lowland.measure import feature_rank
 from lowland.train import Progress, Recipe, read_history, read_record, read_weights, run
 from lowland.train.directory import HISTORY
@@ -302,6 +302,40 @@ def test_a_missing_gpu_is_named(tiny: Make, tmp_path: Path, monkeypatch: Any) ->
     with pytest.raises(InputError, match="device cuda is not there"):
         run(tiny(device="cuda"), tmp_path)
     assert make_plan(tiny(device="auto")).device == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"rank_examples": 9}, "rank_examples=9 training images are too few"),
+        ({"labels": [0, 1], "limit": 9, "batch_size": 4}, "9 training images are too few"),
+        (
+            {"labels": [0, 1], "transfer_labels": [2, 3], "rank_examples": 9},
+            "rank_examples=9 training images are too few",
+        ),
+    ],
+)
+def test_too_few_images_for_nearest_neighbours_are_refused_before_the_run(
+    tiny: Make, tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    """The last evaluation used to fail, and left a directory of a run that seemed to go on."""
+    with pytest.raises(InputError, match=message) as caught:
+        run(tiny(**changes), tmp_path)
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_fewest_images_for_nearest_neighbours_are_enough(tiny: Make, tmp_path: Path) -> None:
+    run(tiny(rank_examples=10, epochs=1), tmp_path)
+
+
+def test_too_few_images_of_classes_left_out_are_named(tiny: Make, monkeypatch: Any) -> None:
+    def short(name: str, *, labels: Any, limit: int | None = None) -> ImageData:
+        return load(name, labels=labels, limit=limit or 9)
+
+    monkeypatch.setattr("lowland.train.plan.load", short)
+    with pytest.raises(InputError, match="9 training images of transfer_labels are too few"):
+        make_plan(tiny(labels=[0, 1], transfer_labels=[2, 3]))
 
 
 def test_the_name_follows_what_determines_the_run(tiny: Make, monkeypatch: Any) -> None:

@@ -44,7 +44,7 @@ from lowland.measure import (
 )
 from lowland.models import block_names
 from lowland.train.history import Row
-from lowland.train.plan import Plan
+from lowland.train.plan import NEIGHBORS, Plan
 
 BATCH = 512
 """Images per forward pass; larger ones leave a processor's caches."""
@@ -155,7 +155,11 @@ class Evaluator:
         features = {name: self._features(split, block) for name, split in splits.items()}
         for name in list(features)[1:]:
             measured = knn_error(
-                features["train"], splits["train"].labels, features[name], splits[name].labels
+                features["train"],
+                splits["train"].labels,
+                features[name],
+                splits[name].labels,
+                k=NEIGHBORS,
             )
             self._put(f"knn-{kind}/{name}/{block}", measured)
 

@@ -19,6 +19,9 @@ from lowland.train.recipe import Recipe
 DETERMINES = ("core", "data", "measure", "models", "optim", "train")
 """The parts of lowland whose code determines a run: what it trains and what it measures."""
 
+NEIGHBORS = 10
+"""Nearest neighbours in the evaluations of a run; there must be as many training images."""
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Plan:
@@ -87,6 +90,7 @@ def make_plan(recipe: Recipe) -> Plan:
     transfer = None
     if recipe.transfer_labels is not None:
         transfer = load(recipe.data, labels=recipe.transfer_labels)
+    _check_neighbors(recipe, data, transfer)
     fingerprints = [part.fingerprint for part in (data, transfer) if part is not None]
     run = run_id(recipe, fingerprints=fingerprints, device=device)
     plan = Plan(recipe=recipe, data=data, transfer=transfer, device=device, run=run)
@@ -106,6 +110,22 @@ def run_id(recipe: Recipe, *, fingerprints: Sequence[str], device: str) -> str:
         "torch": torch.__version__,
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _check_neighbors(recipe: Recipe, data: ImageData, transfer: ImageData | None) -> None:
+    """The last evaluation would fail, after all the training."""
+    images = {
+        f"rank_examples={recipe.rank_examples} training images": recipe.rank_examples,
+        f"{len(data.train)} training images": len(data.train),
+    }
+    if transfer is not None:
+        images[f"{len(transfer.train)} training images of transfer_labels"] = len(transfer.train)
+    for words, number in images.items():
+        if number < NEIGHBORS:
+            raise InputError(
+                f"{words} are too few: evaluations look for nearest neighbours among them, and "
+                f"need {NEIGHBORS}"
+            )
 
 
 def _device(name: str) -> str:

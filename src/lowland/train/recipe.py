@@ -56,7 +56,8 @@ class Recipe:
             that nearest neighbours are found in.
         rank_examples: every measurement on training images is on the first so many of them,
             unaugmented: loss and error, features, sharpness. The test split is limited likewise
-            for features alone; losses and errors on validation and test images are on all.
+            for features alone; losses and errors on validation and test images are on all. At
+            least 10, for the nearest neighbours.
         centers: conventions of the feature rank: ``unit``, ``example``, ``none``. Evaluations
             before the last one use the first.
         variances: shares of variance that the rank must explain.
