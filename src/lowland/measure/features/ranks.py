@@ -5,13 +5,13 @@ Several at a time cost one spectrum: `feature_spectrum`.
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Any
 
 import numpy as np
 import torch
 
-from lowland.core.errors import InputError
 from lowland.core.records import Measurement
 from lowland.measure.features.family import FeatureSpectrum, SpectralRank, feature_spectrum
 from lowland.measure.features.matrices import double
@@ -145,7 +145,8 @@ def _values(features: InMemory, center: str, found: FeatureSpectrum) -> Any:
 def mean_energy(features: Any) -> Measurement:
     """f = ‖mean φ‖² / E‖φ‖²: the share of the energy that centring per unit takes away.
 
-    The uncentred rank at t is about 1 + the centred rank at 1 - (1 - t)/(1 - f).
+    The uncentred rank at t is about 1 + the centred rank at 1 - (1 - t)/(1 - f). NaN, as in
+    `FeatureRank`, where all features are zero.
 
     Args:
         features: as for `feature_rank`.
@@ -153,18 +154,17 @@ def mean_energy(features: Any) -> Measurement:
     Cost: one pass.
 
     Raises:
-        InputError: features that are zero; as `feature_rank`.
+        InputError: as `feature_rank`.
 
     >>> round(mean_energy([[1.0, 0.0], [0.0, 1.0]]).value, 12)
     0.5
     """
     start = time.perf_counter()
     sums = RowSums(open_features(features), "none", with_product=False)
-    if sums.energy == 0:
-        raise InputError("features: all zero, so that no share of their energy is anyone's")
+    whole = sums.energy / sums.n
     return Measurement(
         name="mean_energy",
-        value=min(1.0, sums.mean_square * sums.n / sums.energy),
+        value=min(1.0, sums.mean_square / whole) if whole > 0 else math.nan,
         definition="squared norm of the mean feature vector over the mean of squared norms",
         n=sums.n,
         dtype="float64",
