@@ -173,7 +173,10 @@ def test_divergence_is_on_the_grid() -> None:
     assert not np.isfinite(record.losses[[0, 2]]).any()
     assert math.isfinite(record.value)
     model.w.data.fill_(math.nan)
-    assert math.isnan(loss_line(model, bowl_loss(H), at_origin(4), points=3, biases="keep").value)
+    for landscape in (loss_line, loss_plane):
+        record = landscape(model, bowl_loss(H), at_origin(4), points=3, biases="keep")
+        assert math.isnan(record.value)
+        assert not record.converged
 
 
 def test_the_weights_come_back_bit_for_bit() -> None:

@@ -153,6 +153,7 @@ def test_works_where_gradients_are_off(context) -> None:
 def test_a_diverged_model_gives_nan() -> None:
     record = one_step_sharpness(Quadratic(math.nan, 0.0), half_squares, quadratic_batches(5), rho=1)
     assert math.isnan(record.value)
+    assert not record.converged
 
 
 @pytest.mark.parametrize("rho", [-0.1, math.nan, math.inf])

@@ -35,6 +35,8 @@ Array = npt.NDArray[np.float64]
 class Landscape(Measurement):
     """The loss on a grid; `value` is the loss at w, the grid's middle.
 
+    `converged`: the value is finite.
+
     Attributes:
         axes: the coordinates along each direction: one tuple for a line, two for a plane. Symmetric
             about 0, which is in the middle.
@@ -296,6 +298,7 @@ def _landscape(
         n=found.n,
         dtype=str(around.weights[0].dtype).removeprefix("torch."),
         seconds=time.perf_counter() - start,
+        converged=math.isfinite(losses[middle]),
         seed=asked.seed if asked.given is None else None,
         axes=grid.axes,
         losses=losses,

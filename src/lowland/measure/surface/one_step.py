@@ -24,6 +24,8 @@ from lowland.measure.surface.objective import Objective, Point, check_logits, lo
 class OneStepSharpness(Measurement):
     """The mean rise of the loss; `uncertainty` is the standard error between batches.
 
+    `converged`: the value is finite.
+
     Attributes:
         rho: the radius ρ.
         m: examples behind each step: the largest batch size.
@@ -115,14 +117,16 @@ def one_step_sharpness(
             sizes.append(point.n)
             before.append(point.loss)
             rises.append(risen)
+    value = mean_of(rises, sizes)
     return OneStepSharpness(
         name="one_step_sharpness",
-        value=mean_of(rises, sizes),
+        value=value,
         definition=_definition(ball, parameters, training_mode, logits),
         n=sum(sizes),
         dtype=str(weights[0].dtype).removeprefix("torch."),
         seconds=time.perf_counter() - start,
         uncertainty=standard_error_of(rises, sizes),
+        converged=math.isfinite(value),
         rho=rho,
         m=max(sizes),
         smallest_m=min(sizes),
