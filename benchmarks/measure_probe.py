@@ -180,7 +180,7 @@ def rows(quick: bool) -> list[Row]:
     found = [
         compared(mixture, n, d, CLASSES, "l2", most),
         compared(rectified, n, d, CLASSES, "l2", most),
-        compared(mixture, n, d, CLASSES, "l1", 64),
+        compared(mixture, n, d, CLASSES, "l1", 32),
         compared(rectified, n, d, 2, "l1", 64),
         compared(rectified, n // 25, d * 4, 2, "l1", 64),
     ]

@@ -34,12 +34,8 @@ def reference(x, y, C, penalty):
     Centring changes no optimum, as the intercept is free, but its solvers' speed a lot.
     """
     x = x - x.mean(0)
-    solver = "saga" if penalty == "l1" and len(np.unique(y)) > 2 else "liblinear"
+    solver = "saga" if penalty == "l1" else "newton-cholesky"
     options = {"C": C, "l1_ratio": 1.0 if penalty == "l1" else 0.0, "max_iter": 20000}
-    if penalty == "l2":
-        solver = "newton-cholesky"
-    if solver == "liblinear":  # it penalises the intercept, so that a large one costs little
-        options["intercept_scaling"] = 100.0
     with warnings.catch_warnings():
         # how far it got is what the comparison shows
         warnings.simplefilter("ignore", ConvergenceWarning)
