@@ -57,8 +57,9 @@ def test_measuring_does_not_change_the_run_by_one_bit(
 
 
 def test_no_instrument_changes_the_run(tiny: Make, tmp_path: Path) -> None:
-    changes = {**NET, "rank_examples": 10, "evaluations": 1}
+    changes = {**NET, "rank_examples": 30, "evaluations": 1}
     options = {
+        "probe.held_out": 0.4,
         "average-sharpness.draws": 2,
         "worst-sharpness.steps": 2,
         "eigenvalue.max_products": 8,

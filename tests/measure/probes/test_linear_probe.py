@@ -14,6 +14,8 @@ from sklearn.preprocessing import StandardScaler
 
 from lowland.core.errors import InputError
 from lowland.measure.probes import DFR_C, linear_probe
+from lowland.measure.probes import fit as fitting
+from lowland.measure.probes.design import Design
 
 
 def objective(x, y, weight, bias, C, penalty, sample_weight=None):
@@ -132,6 +134,35 @@ def test_more_features_than_examples_and_separable_classes(penalty):
     assert fit.train_error == 0
     best = reference(x.double().numpy(), y.numpy(), 1.0, penalty)
     assert fit.objective <= best * (1 + 1.5e-4)
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_working_sets_find_the_optimum_over_all_features(monkeypatch, classes):
+    x, y = correlated(200, 60, classes, seed=17)
+    options = {"penalty": "l1", "C": (1.0, 0.05), "validation": (x, y), "tolerance": 1e-5}
+    whole = linear_probe(x, y, x, y, **options)
+    monkeypatch.setattr(fitting, "WORKING", 10)
+    monkeypatch.setattr(fitting, "FIRST", 4)
+    sizes = []
+    columns = Design.columns
+    monkeypatch.setattr(
+        Design, "columns", lambda self, which: (sizes.append(len(which)), columns(self, which))[1]
+    )
+    parts = linear_probe(x, y, x, y, **options)
+    assert sizes[:2] == [4, 8]
+    assert len(sizes) > 2
+    for fit, other in zip(parts.fits, whole.fits, strict=True):
+        assert fit.converged
+        assert fit.objective == pytest.approx(other.objective, rel=2e-5)
+
+
+def test_many_features_with_l1():
+    x, y = classes_in(80, 700, 2, seed=18, apart=0.3)
+    fit = linear_probe(x, y, x, y, penalty="l1", C=0.5, standardize="none").chosen
+    assert fit.converged
+    assert 0 < fit.nonzero < 100
+    best = reference(x.double().numpy(), y.numpy(), 0.5, "l1")
+    assert best * (1 - 1e-5) <= fit.objective <= best * (1 + 1e-4)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16, torch.uint8])

@@ -101,6 +101,14 @@ class Design:
         rows = double(self.matrix[indices.to(self.device)])
         return rows.sub_(self.mean).mul_(self.inverse_scale)
 
+    def columns(self, which: Tensor) -> Design:
+        """The same examples with some of the features."""
+        part = object.__new__(Design)
+        part.matrix = self.matrix[:, which].contiguous()
+        part.n, part.d = part.matrix.shape
+        part.mean, part.inverse_scale = self.mean[which], self.inverse_scale[which]
+        return part
+
     def _converted(self, start: int, stop: int) -> Tensor:
         return double(self.matrix[start:stop]).sub_(self.mean).mul_(self.inverse_scale)
 

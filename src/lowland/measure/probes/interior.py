@@ -222,6 +222,12 @@ def _solve(
 
 
 def with_zeros(x: Tensor, gradient: Tensor) -> Tensor:
-    """x with exact zeros where |∂loss/∂W| is clearly below 1: at the minimum those are zero."""
-    w = weights_of(x)
-    return torch.cat([torch.where(weights_of(gradient).abs() < 0.999, 0.0, w), x[..., -1:]], -1)
+    """x with exact zeros where |∂loss/∂W| is clearly below 1, or |W| far below the largest.
+
+    At the minimum the former are zero; the latter are on their way there, or hardly matter.
+    """
+    w, slope = weights_of(x).abs(), weights_of(gradient).abs()
+    least = 1e-4 * w.flatten(1).amax(1)[:, None, None]
+    return torch.cat(
+        [torch.where((slope < 0.999) | (w < least), 0.0, weights_of(x)), x[..., -1:]], -1
+    )

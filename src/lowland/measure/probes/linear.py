@@ -52,7 +52,8 @@ class ProbeFit:
         objective: F = C·Σℓ + R. With several refits: the mean over them, as of the loss.
         gap: certified bound of (F - min F)/F. With several refits: the largest.
         converged: whether the gap is at most the tolerance.
-        nonzero: coefficients that are not zero, of K·d (of d for two classes).
+        nonzero: coefficients that are not zero, of K·d (of d for two classes). They are those of a
+            point within the tolerance, and can be more than the minimum has.
         validation_error: the error that C was chosen by; None where nothing was chosen.
         groups: test errors by group; None where no groups were given.
     """

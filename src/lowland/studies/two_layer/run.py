@@ -119,7 +119,7 @@ def run(
 
     >>> record = run("relu", "sam", 0.6, seed=4, exact=True, steps=10)
     >>> len(record.curve), record.diverged
-    (8, False)
+    (11, False)
     """
     return run_all(
         activation,
