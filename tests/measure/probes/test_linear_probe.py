@@ -214,6 +214,8 @@ def test_held_out_share_is_by_class_and_by_seed():
     x, y = classes_in(100, 5, 2, seed=12)
     probe = linear_probe(x, y, held_out=0.25)
     assert probe.n + probe.train_size == 100
+    assert "error on 25% held out" in probe.definition
+    assert "held out" not in linear_probe(x, y, x, y).definition
     assert probe.n == sum(round(0.25 * int((y == c).sum())) for c in (0, 1))
     assert linear_probe(x, y, held_out=0.25).value == probe.value
     low, high = probe.low, probe.high

@@ -12,6 +12,7 @@ from lowland.measure.probes.curvature import Curvature, FactoredGram
 from lowland.measure.probes.lasso_model import l1, lasso_gap, weights_of
 from lowland.measure.probes.objective import Problems, evaluate
 from lowland.measure.probes.pairs import dots
+from lowland.measure.probes.search import NOISE
 from lowland.measure.probes.spectral import Spectral
 
 GROWTH = 4.0
@@ -22,9 +23,6 @@ PRODUCTS = 25
 
 HALVINGS = 12
 """Shorter and shorter trials before a search gives up in its type."""
-
-NOISE = {torch.float32: 3e-7, torch.float64: 1e-13}
-"""Relative differences of the objective that rounding can make."""
 
 
 def _wide(a: Tensor) -> Tensor:

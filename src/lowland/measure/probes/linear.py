@@ -213,7 +213,11 @@ def linear_probe(
     return LinearProbe(
         name="linear_probe",
         value=best.error,
-        definition=_words(settings, choose if len(values) > 1 else None),
+        definition=_words(
+            settings,
+            choose if len(values) > 1 else None,
+            held_out if test_features is None else None,
+        ),
         n=len(asked.labels),
         dtype="float64",
         seconds=time.perf_counter() - start,
@@ -324,9 +328,10 @@ def _fits(
     return tuple(rows)
 
 
-def _words(settings: Settings, choose: Choose | None) -> str:
+def _words(settings: Settings, choose: Choose | None, held_out: float | None) -> str:
+    where = "test error" if held_out is None else f"error on {held_out:.0%} held out"
     parts = [
-        f"test error of multinomial logistic regression, {settings.penalty.upper()} penalty",
+        f"{where} of multinomial logistic regression, {settings.penalty.upper()} penalty",
         f"C = {', '.join(f'{value:g}' for value in settings.C)}",
     ]
     if choose is not None:
