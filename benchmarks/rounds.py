@@ -128,6 +128,7 @@ def save(out: Path | None, text: str, results: Mapping[str, Any]) -> None:
     if out is None:
         return
     origin = provenance()
+    out.parent.mkdir(parents=True, exist_ok=True)
     write_json(out, {**results, **origin})
     state = "modified" if origin["modified"] else "as committed"
     write_text(
