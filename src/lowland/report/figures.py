@@ -19,9 +19,9 @@ INK = "#1d2733"
 FEWEST = 3
 """A curve has so many points or more: a line between start and end says nothing of the way."""
 _ANCHORS = ((59, 76, 192), (0, 138, 148), (126, 87, 194), (214, 84, 84), (230, 145, 30))
-_DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
+DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 _SAMPLES = ("none", "7 4", "2 2.5", "7 3 2 3", "11 4", "11 3 2 3")
-_MARKERS = ("circle", "square", "diamond", "triangle-up", "x", "star")
+MARKERS = ("circle", "square", "diamond", "triangle-up", "x", "star")
 FONT = {"family": "system-ui, -apple-system, 'Segoe UI', sans-serif", "size": 12, "color": INK}
 AXIS = {
     "gridcolor": "#e8ebef",
@@ -111,7 +111,10 @@ def _curves(
     for rho, points in lines.items():
         bands.append(_band(points, colours[rho], scale, floor, rho))
         means.append(_line(points, colours[rho], order.index(rho), scale, rho, panel))
-    layout = _layout("epoch", panel, [p.mean * scale for points in lines.values() for p in points])
+    time = panel.get("x", "epoch")
+    layout = _layout(time, panel, [p.mean * scale for points in lines.values() for p in points])
+    if panel.get("log_x"):
+        layout["xaxis"].update(type="log", exponentformat="power")
     if panel["log"]:
         layout["yaxis"]["range"] = [math.log10(floor), math.log10(_highest(lines)) + 0.05]
     elif panel["percent"]:
@@ -166,10 +169,10 @@ def _line(
         ],
         "name": radius(rho),
         "mode": "lines+markers",
-        "line": {"color": colour, "width": 2, "dash": _DASHES[index % len(_DASHES)]},
-        "marker": {"size": 6, "symbol": _MARKERS[index % len(_MARKERS)]},
+        "line": {"color": colour, "width": 2, "dash": DASHES[index % len(DASHES)]},
+        "marker": {"size": 6, "symbol": MARKERS[index % len(MARKERS)]},
         "hovertemplate": (
-            f"<b>{radius(rho)}</b>, epoch %{{x:.3g}}<br>%{{y:.4g}}{suffix}  "
+            f"<b>{radius(rho)}</b>, {panel.get('x', 'epoch')} %{{x:.3g}}<br>%{{y:.4g}}{suffix}  "
             "[%{customdata[0]:.4g}, %{customdata[1]:.4g}]<extra></extra>"
         ),
         "showlegend": False,

@@ -10,6 +10,7 @@ from typing import Any
 from lowland.report import words
 from lowland.report.arms import arm_table
 from lowland.report.cost import cost_figures, sweep_figures
+from lowland.report.drawings import drawings, sheet
 from lowland.report.figures import curves, finals, line_sample, palette
 from lowland.report.series import rhos
 from lowland.report.shell import (
@@ -40,9 +41,12 @@ def render(results: Mapping[str, Any], *, stamp: str = "") -> str:
     compared = results.get("comparison") is not None
     cost = cost_figures(results) if compared else []
     sweeps = sweep_figures(results) if compared else []
+    own = drawings(results)
     sections = (
         _header(results),
         _claims(results["claims"]),
+        *(section(table["title"], _sheet(table)) for table in results.get("tables", ())),
+        section("Figures", figure_grid(own, "half")) if own else "",
         section("Accuracy against cost", figure_grid(cost, "wide"), _cost_note()) if cost else "",
         section("All arms", card(html_table(*arm_table(results)), "dense")) if compared else "",
         section("Sweeps", figure_grid(sweeps, "half")) if sweeps else "",
@@ -52,13 +56,23 @@ def render(results: Mapping[str, Any], *, stamp: str = "") -> str:
         section("At the end, against ρ", figure_grid(at_the_end), _final_note(results))
         if at_the_end
         else "",
-        "" if compared else section("Numbers", card(html_table(*by_rho(results)))),
+        section("Numbers", card(html_table(*by_rho(results)))) if _by_rho(results) else "",
         section("How to read this", _notes(results)),
         section("Provenance", _provenance(results)),
     )
     title = f"{results['study']['name']}: {results['study']['title']}"
-    drawn = (*cost, *sweeps, *over_time, *at_the_end)
+    drawn = (*cost, *sweeps, *own, *over_time, *at_the_end)
     return document(title, "".join(sections), drawn, stamp=stamp)
+
+
+def _by_rho(results: Mapping[str, Any]) -> bool:
+    """Whether means by ρ say something: a study with arms has a table of them instead."""
+    return results.get("comparison") is None and bool(results["panels"])
+
+
+def _sheet(table: Mapping[str, Any]) -> str:
+    note = f'<p class="note">{escape(table["note"])}</p>' if table["note"] else ""
+    return card(html_table(*sheet(table)), "dense") + note
 
 
 def _header(results: Mapping[str, Any]) -> str:

@@ -16,7 +16,7 @@ class Point:
     """Values of all seeds at one place.
 
     Attributes:
-        x: epoch or ρ.
+        x: epoch, or another time, or ρ.
         values: one number per seed that has one.
         seeds: which seeds those are.
         interval: mean with its 95% interval; None for fewer than two seeds.
@@ -40,15 +40,18 @@ def rhos(runs: Sequence[Record], group: str | None = None) -> list[float]:
 
 def over_training(runs: Sequence[Record], panel: Record, rho: float) -> list[Point]:
     """The column of a panel at one ρ, evaluation by evaluation, where it was measured."""
-    chosen = [run for run in _of(runs, panel, rho) if panel["column"] in run["history"]]
+    time = panel.get("x", "epoch")
+    columns = {panel["column"], time}
+    chosen = [run for run in _of(runs, panel, rho) if columns <= run["history"].keys()]
     found = []
-    for index in range(max((len(run["history"]["epoch"]) for run in chosen), default=0)):
-        at = [run for run in chosen if index < len(run["history"]["epoch"])]
+    for index in range(max((len(run["history"][time]) for run in chosen), default=0)):
+        at = [run for run in chosen if index < len(run["history"][time])]
+        place = at[0]["history"][time][index]
         point = _point(
-            at[0]["history"]["epoch"][index],
+            place,
             [(run["seed"], run["history"][panel["column"]][index]) for run in at],
         )
-        if point is not None:
+        if point is not None and not (panel.get("log_x") and place <= 0):
             found.append(point)
     return found
 

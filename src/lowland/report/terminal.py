@@ -13,6 +13,7 @@ from rich.text import Text
 
 from lowland.report import words
 from lowland.report.arms import arm_table
+from lowland.report.drawings import sheet
 from lowland.report.tables import Rows, by_rho
 
 _STYLES = {
@@ -38,7 +39,7 @@ def show(results: Mapping[str, Any], page: Path, console: Console) -> None:
     console.print()
     console.print(_verdicts(claims, wide=console.width >= _WIDE))
     parts = _arms(results) if results.get("comparison") else _tables(results, console.width)
-    for part in parts:
+    for part in (*parts, *_sheets(results)):
         console.print(part)
     _footer(results, page, console)
 
@@ -107,6 +108,20 @@ def _tables(results: Mapping[str, Any], width: int) -> list[Padding]:
         Padding(_table(head, rows, range(i, min(i + each, len(head)))), (0, 0, 1, 0))
         for i in range(1, len(head), each)
     ]
+
+
+def _sheets(results: Mapping[str, Any]) -> list[Text | Padding]:
+    """The study's own tables."""
+    parts: list[Text | Padding] = []
+    for record in results.get("tables", ()):
+        head, rows = sheet(record)
+        table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+        for index, name in enumerate(head):
+            table.add_column(name, justify="right" if index else "left", vertical="bottom")
+        for row in rows:
+            table.add_row(*map(Text, row))
+        parts += [Text(record["title"], style="bold"), Padding(table, (0, 0, 1, 0))]
+    return parts
 
 
 def _arms(results: Mapping[str, Any]) -> list[Padding]:

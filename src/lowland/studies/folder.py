@@ -15,10 +15,12 @@ MARKER = "study.json"
 
 def default_folder(study: Study, choice: Choice) -> Path:
     """``runs/STUDY-DATA-SIZE``, with the setting where it is not the usual one."""
+    name = study.name.replace("/", "-")
     data = choice.data.partition(":")
     file = Path(data[2]).stem or data[0]
     setting = "" if choice.setting == study.setting else f"-{choice.setting}"
-    return Path("runs") / f"{study.name}-{file}-{choice.size}{setting}"
+    exact = "-exact" if choice.exact else ""
+    return Path("runs") / f"{name}-{file}-{choice.size}{setting}{exact}"
 
 
 @contextlib.contextmanager
@@ -30,6 +32,7 @@ def claimed(out: Path, study: Study, choice: Choice) -> Iterator[None]:
         "data": choice.data,
         "size": choice.size,
         "setting": choice.setting,
+        **({"exact": "yes"} if choice.exact else {}),
     }
     if out.exists() and not out.is_dir():
         raise InputError(f"{out} is a file: give a folder with --out")
@@ -47,10 +50,13 @@ def _refuse_foreign(out: Path, purpose: Mapping[str, str]) -> None:
         found = read_json(marker, "study record")
         if not isinstance(found, dict) or found.get("format") != purpose["format"]:
             raise InputError(f"{marker} is not of lowland: choose another folder with --out")
-        if different := [name for name in purpose if found.get(name) != purpose[name]]:
+        if different := [
+            name for name in (*purpose, "exact") if found.get(name) != purpose.get(name)
+        ]:
             name = different[0]
+            held, asked = (facts.get(name, "no") for facts in (found, purpose))
             raise InputError(
-                f"{out} holds a study with {name} {found.get(name)}, not {purpose[name]}: "
+                f"{out} holds a study with {name} {held}, not {asked}: "
                 "choose another folder with --out"
             )
         return

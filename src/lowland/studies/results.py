@@ -12,6 +12,7 @@
     comparison        arms side by side, for studies that have them (`lowland.studies.methods`), or
                       null
     panels            what to draw: titles and columns
+    drawings, tables  further figures and tables (`lowland.studies.drawing`), as plain values
     notes             sentences that a reader needs
     runs              per run: place in the grid, recipe, seconds, and the whole history by column
     failures          runs that ended with an error
@@ -24,35 +25,52 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lowland.report.intervals import CONFIDENCE, Interval, t_interval
 from lowland.report.results import FORMAT, VERSION
-from lowland.studies.runs import Run, Runs
+from lowland.studies.runs import NotMeasuredError, Run, Runs
 from lowland.studies.study import Claim, Effects, Finding, Plan, Planned, Study, assess, describe
 from lowland.studies.verdict import RULE, Verdict, confidence_each
-from lowland.train import read_history, read_record
+from lowland.train import Row, read_history, read_record
 
 
-def read_run(planned: Planned, folder: Path) -> Run:
-    """A finished run directory as a `Run` of the study."""
+def read_runs(planned: Planned, folder: Path) -> list[Run]:
+    """A finished run directory as a `Run` of the study, or as the many that it holds."""
     record, rows = read_record(folder), read_history(folder / "history.parquet")
-    names = dict.fromkeys(name for row in rows for name in row)
     recipe = planned.recipe
-    return Run(
-        name=folder.name,
-        group=planned.group,
-        method=recipe.method,
-        rho=recipe.rho,
-        seed=recipe.seed,
-        history={name: [_finite(row.get(name)) for row in rows] for name in names},
-        diverged=bool(record["diverged"]),
-        seconds=math.fsum(record["seconds"].values()),
-        recipe=recipe.to_dict(),
-        provenance=record["sessions"][-1],
-    )
+    common: dict[str, Any] = {
+        "name": folder.name,
+        "group": planned.group,
+        "method": recipe.method,
+        "recipe": recipe.to_dict(),
+        "provenance": record["sessions"][-1],
+    }
+    seconds = math.fsum(record["seconds"].values())
+    if not planned.many:
+        common |= {"rho": recipe.rho, "seed": recipe.seed, "seconds": seconds}
+        return [Run(**common, history=_history(rows), diverged=bool(record["diverged"]))]
+    places: dict[tuple[float, int], list[Row]] = {}
+    for row in rows:
+        places.setdefault((float(row["rho"] or 0), int(row["seed"] or 0)), []).append(row)
+    return [
+        Run(
+            **common,
+            rho=rho,
+            seed=seed,
+            history=_history(held),
+            diverged=not all(math.isfinite(v) for row in held for v in row.values() if v),
+            seconds=seconds / len(places),
+        )
+        for (rho, seed), held in places.items()
+    ]
+
+
+def _history(rows: Sequence[Row]) -> dict[str, list[float | None]]:
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {name: [_finite(row.get(name)) for row in rows] for name in names}
 
 
 def assemble(
@@ -85,11 +103,32 @@ def assemble(
         "claims": [judged(claim, held, family=family) for claim in plan.claims],
         "comparison": None if plan.compare is None else plan.compare(held),
         "panels": [dataclasses.asdict(panel) for panel in plan.panels],
+        "drawings": _drawn(plan.figures, held),
+        "tables": _drawn(plan.tables, held),
         "notes": list(plan.notes),
         "runs": [_run(run) for run in runs],
         "failures": [dict(failure) for failure in failures],
         "provenance": dict(provenance),
     }
+
+
+def _drawn(make: Callable[[Runs], Sequence[Any]] | None, runs: Runs) -> list[dict[str, Any]]:
+    """Figures or tables as plain values; none where what they need was not measured."""
+    if make is None:
+        return []
+    try:
+        return [_plain(dataclasses.asdict(made)) for made in make(runs)]
+    except NotMeasuredError:
+        return []
+
+
+def _plain(value: Any) -> Any:
+    """The same as JSON has it: lists, and null for what is not finite."""
+    if isinstance(value, Mapping):
+        return {name: _plain(held) for name, held in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(held) for held in value]
+    return _finite(value) if isinstance(value, float) else value
 
 
 def judged(claim: Claim, runs: Runs, *, family: int) -> dict[str, Any]:

@@ -29,7 +29,8 @@ from lowland.core.provenance import provenance, source_hash
 from lowland.report.page import write_page
 from lowland.report.results import RESULTS, read_results
 from lowland.studies.folder import claimed, clear_errors
-from lowland.studies.results import assemble, read_run
+from lowland.studies.results import assemble, read_runs
+from lowland.studies.runs import Run
 from lowland.studies.study import Choice, Plan, Study
 from lowland.train import (
     Event,
@@ -145,16 +146,17 @@ def _work(
     if len(failures) == len(outcomes):
         raise InputError(failures[0]["error"])
     runs = [
-        read_run(planned, outcome.folder)
+        run
         for planned, outcome in zip(plan.runs, outcomes, strict=True)
         if outcome.folder is not None
+        for run in read_runs(planned, outcome.folder)
     ]
     results = assemble(
         study,
         plan,
         runs,
         keys=keys,
-        asked=_asked(choice, plan),
+        asked=_asked(choice, plan, runs),
         failures=failures,
         provenance={
             **provenance(),
@@ -193,14 +195,15 @@ def _failures(plan: Plan, outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
     ]
 
 
-def _asked(choice: Choice, plan: Plan) -> dict[str, Any]:
+def _asked(choice: Choice, plan: Plan, runs: Sequence[Run]) -> dict[str, Any]:
     """The choice with the study's defaults filled in."""
-    recipes = [planned.recipe for planned in plan.runs]
+    places = {(run.rho, run.seed) for run in runs}
+    places |= {(p.recipe.rho, p.recipe.seed) for p in plan.runs if not p.many}
     return {
         **dataclasses.asdict(choice),
         "overrides": list(choice.overrides),
-        "rhos": sorted({recipe.rho for recipe in recipes}),
-        "seeds": sorted({recipe.seed for recipe in recipes}),
+        "rhos": sorted({rho for rho, _ in places}),
+        "seeds": sorted({seed for _, seed in places}),
     }
 
 

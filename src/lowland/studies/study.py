@@ -8,11 +8,31 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from lowland.core.errors import InputError, unknown
+from lowland.studies.drawing import Axis, Drawing, Line, Sheet
 from lowland.studies.runs import NotMeasuredError, Runs
 from lowland.studies.verdict import AtLeast, Verdict, Within, judge
 
 if TYPE_CHECKING:
     from lowland.train import Runnable
+
+__all__ = [
+    "Axis",
+    "Choice",
+    "Claim",
+    "Drawing",
+    "Effects",
+    "Finding",
+    "Line",
+    "Panel",
+    "Plan",
+    "Planned",
+    "Sheet",
+    "Study",
+    "assess",
+    "describe",
+    "grid",
+    "radii",
+]
 
 Effects = Mapping[int, float]
 """One effect per seed, signed so that the claim says positive."""
@@ -73,6 +93,8 @@ class Panel:
         percent: show as a percentage.
         log: logarithmic axis.
         note: how to read it, in a sentence.
+        x: the column that time is read from.
+        log_x: logarithmic axis of time; time 0 is left out.
     """
 
     title: str
@@ -81,6 +103,8 @@ class Panel:
     percent: bool = False
     log: bool = False
     note: str = ""
+    x: str = "epoch"
+    log_x: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +119,8 @@ class Choice:
         rhos: values of ρ > 0, or None for the study's own.
         seeds: number of seeds, or None for the study's own.
         overrides: ``key=value`` changes to every recipe.
+        seed: the first seed; None for 0. With it alone there is that seed alone.
+        exact: by the published conventions where the study has them as a whole.
     """
 
     size: str = "default"
@@ -104,14 +130,30 @@ class Choice:
     rhos: tuple[float, ...] | None = None
     seeds: int | None = None
     overrides: tuple[str, ...] = ()
+    seed: int | None = None
+    exact: bool = False
+
+    def seed_range(self, usual: int) -> range:
+        """The seeds: so many as are asked for, or as are usual, from the first one on."""
+        if self.seed is None:
+            return range(self.seeds or usual)
+        return range(self.seed, self.seed + (self.seeds or 1))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Planned:
-    """One run of the grid: where it belongs, and what to do, a recipe or an experiment."""
+    """One run of the grid, or many that are computed together.
+
+    Attributes:
+        group: the part of the grid that it belongs to.
+        recipe: what to do: a recipe, an experiment or a reading.
+        many: its rows have columns ``rho`` and ``seed``, and each pair of them is a run. The own ρ
+            and seed of what is done do not count then.
+    """
 
     group: str
     recipe: Runnable
+    many: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,6 +168,8 @@ class Plan:
         notes: sentences that a reader needs, for example how many examples were measured.
         compare: puts arms side by side, as plain values for the report's own table and plots
             (see `lowland.studies.methods.comparison`); None where the study has no arms.
+        figures: makes the figures that are no panels.
+        tables: makes tables of their own.
     """
 
     runs: tuple[Planned, ...]
@@ -134,6 +178,8 @@ class Plan:
     fingerprint: str
     notes: tuple[str, ...] = ()
     compare: Callable[[Runs], Mapping[str, Any]] | None = None
+    figures: Callable[[Runs], Sequence[Drawing]] | None = None
+    tables: Callable[[Runs], Sequence[Sheet]] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,6 +195,8 @@ class Study:
         settings: names of the training settings and what they are; the first is the usual one.
         plan: fills in the defaults and lays out the grid.
         method: the method, or methods, that it runs unless told otherwise.
+        data: the data that it runs on unless told otherwise.
+        exact: what ``exact`` of a choice means here; empty where there is no such thing.
     """
 
     name: str
@@ -159,6 +207,8 @@ class Study:
     settings: Mapping[str, str]
     plan: Callable[[Choice], Plan]
     method: str = "sam"
+    data: str = "digits"
+    exact: str = ""
 
     @property
     def setting(self) -> str:
@@ -166,10 +216,20 @@ class Study:
         return next(iter(self.settings))
 
     def choose(
-        self, *, setting: str | None = None, method: str | None = None, **rest: Any
+        self,
+        *,
+        setting: str | None = None,
+        method: str | None = None,
+        data: str | None = None,
+        **rest: Any,
     ) -> Choice:
-        """A choice, with the study's own setting and method where none is given."""
-        return Choice(setting=setting or self.setting, method=method or self.method, **rest)
+        """A choice, with the study's own setting, method and data where none is given."""
+        return Choice(
+            setting=setting or self.setting,
+            method=method or self.method,
+            data=data or self.data,
+            **rest,
+        )
 
     def describe(self) -> dict[str, Any]:
         """What the list of studies says about it."""
@@ -195,6 +255,10 @@ class Study:
                 raise unknown(kind, name, known)
         if choice.seeds is not None and choice.seeds < 1:
             raise InputError(f"seeds must be 1 or more, not {choice.seeds}")
+        if choice.seed is not None and choice.seed < 0:
+            raise InputError(f"seed must be 0 or more, not {choice.seed}")
+        if choice.exact and not self.exact:
+            raise InputError(f"study {self.name} has no exact mode: leave --exact out")
         if choice.rhos is not None:
             _check_radii(choice.rhos)
 

@@ -1,4 +1,4 @@
-"""Training: a recipe, or an experiment, goes in, a run directory comes out."""
+"""Training: a recipe, an experiment or a reading goes in, a run directory comes out."""
 
 from lowland.train.check import check_recipe
 from lowland.train.directory import read_record, read_weights
@@ -10,6 +10,7 @@ from lowland.train.loop import run
 from lowland.train.pool import Event, run_all
 from lowland.train.progress import Progress
 from lowland.train.ray_launcher import RayCluster
+from lowland.train.reading import Reading, Trained
 from lowland.train.recipe import Recipe
 from lowland.train.runnable import Runnable
 from lowland.train.tracker import TrackingWarning
@@ -26,11 +27,13 @@ __all__ = [
     "Outcome",
     "Progress",
     "RayCluster",
+    "Reading",
     "Recipe",
     "Row",
     "Runnable",
     "Tracking",
     "TrackingWarning",
+    "Trained",
     "Watch",
     "check_any",
     "check_recipe",

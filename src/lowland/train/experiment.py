@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import importlib
 import importlib.util
-import inspect
 import json
 import math
 import os
-import random
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from lowland.core.errors import InputError
 from lowland.core.provenance import provenance, source_hash
-from lowland.core.restore import preserved_randomness
-from lowland.core.seeds import derived_seed
 from lowland.train import directory
+from lowland.train.functions import (
+    Settings,
+    check_name,
+    check_settings,
+    checked_row,
+    frozen_settings,
+    imported,
+    own_settings,
+    plain_settings,
+    source_of,
+)
 from lowland.train.history import Row, Value
 from lowland.train.hold import Hold, once
 from lowland.train.plan import DETERMINES as RECIPE_DETERMINES
@@ -37,8 +41,6 @@ DETERMINES = (*RECIPE_DETERMINES, "studies")
 
 NEEDED = ("pyarrow", "safetensors")
 
-Setting = bool | int | float | str | None | tuple["Setting", ...]
-Settings = tuple[tuple[str, Setting], ...]
 Function = Callable[..., Iterable[Mapping[str, Value]]]
 
 
@@ -74,9 +76,8 @@ class Experiment:
     _identity: str = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        if not all(self.function.partition(":")):
-            raise InputError(f"function must be package.module:function, not {self.function!r}")
-        object.__setattr__(self, "settings", _frozen_settings(self.settings))
+        check_name(self.function)
+        object.__setattr__(self, "settings", frozen_settings(self.settings))
         object.__setattr__(self, "rho", float(self.rho))
         if not (math.isfinite(self.rho) and self.rho >= 0):
             raise InputError(f"rho must be finite and 0 or more, not {self.rho:g}")
@@ -108,7 +109,7 @@ class Experiment:
         """What makes a difference."""
         return {
             "function": self.function,
-            "settings": {name: _plain(value) for name, value in dict(self.settings).items()},
+            "settings": plain_settings(frozen_settings(self.settings)),
             "rho": self.rho,
             "seed": self.seed,
             "threads": self.threads,
@@ -120,10 +121,7 @@ class Experiment:
         Raises:
             InputError: there is no such function, or it does not take these settings.
         """
-        try:
-            inspect.signature(self._imported()).bind(**self.arguments)
-        except TypeError as error:
-            raise InputError(f"settings do not fit {self.function}: {error}") from None
+        check_settings(self.function, **self.arguments)
 
     def run(
         self,
@@ -166,7 +164,7 @@ class Experiment:
         tell = on_progress or (lambda progress: None)
 
         def work(hold: Hold) -> None:
-            _compute(self, self._imported(), folder, run, hold, tell, loggers)
+            _compute(self, imported(self.function), folder, run, hold, tell, loggers)
 
         once(folder, run, work, patience=patience)
         tell(Progress(run=run, step=1, steps=1, finished=True))
@@ -178,21 +176,9 @@ class Experiment:
             "experiment": self._facts(),
             "code": source_hash(DETERMINES),
             "torch": torch.__version__,
+            **source_of(self.function),
         }
-        if self.function.partition(".")[0] != "lowland":
-            source = Path(inspect.getfile(self._imported())).read_bytes()
-            facts["file"] = hashlib.sha256(source).hexdigest()
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
-
-    def _imported(self) -> Function:
-        module, _, name = self.function.partition(":")
-        try:
-            found = getattr(importlib.import_module(module), name, None)
-        except ModuleNotFoundError as error:
-            raise InputError(f"function {self.function}: {error}") from None
-        if not inspect.isfunction(found):
-            raise InputError(f"function {self.function}: {module} has no function {name}")
-        return found
 
 
 def _compute(
@@ -210,10 +196,10 @@ def _compute(
         hold.claim()
     tell(Progress(run=run, step=0, steps=1))
     begun, rows = time.perf_counter(), []
-    with _own_settings(experiment):
+    with own_settings(experiment.seed, experiment.threads):
         session = {"step": 0, **provenance()}
         for row in function(**experiment.arguments):
-            rows.append(_checked(row, experiment.function))
+            rows.append(checked_row(row, experiment.function))
             tell(Progress(run=run, step=0, steps=1, row=rows[-1]))
     if not rows:
         raise ValueError(f"{experiment.function} gave no rows")
@@ -240,55 +226,3 @@ def _log(experiment: Experiment, folder: Path, run: str, rows: list[Row], logger
     with directory.clear_errors(folder):
         tracker.send()
     tracker.close("success")
-
-
-@contextlib.contextmanager
-def _own_settings(experiment: Experiment) -> Iterator[None]:
-    """The experiment's threads and seed, for as long as it works."""
-    threads, seed = torch.get_num_threads(), derived_seed(experiment.seed, "experiment")
-    with preserved_randomness():
-        torch.default_generator.manual_seed(seed)
-        random.seed(seed)
-        np.random.seed(seed % 2**32)
-        torch.set_num_threads(experiment.threads)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(threads)
-
-
-def _checked(row: Mapping[str, Any], function: str) -> Row:
-    """A row of plain numbers."""
-    for name, value in row.items():
-        if not (value is None or isinstance(value, int | float)):
-            kind = type(value).__name__
-            raise TypeError(f"{function} gave a {kind} as {name}: rows are of int, float and None")
-    return {name: int(v) if isinstance(v, bool) else v for name, v in row.items()}
-
-
-def _frozen_settings(given: Any) -> Settings:
-    """Settings as sorted pairs, lists in them as tuples.
-
-    Raises:
-        InputError: a name or a value that a run cannot have.
-    """
-    pairs = given.items() if isinstance(given, Mapping) else given
-    settings = {str(name): _frozen(str(name), value) for name, value in pairs}
-    for name in ("rho", "seed"):
-        if name in settings:
-            raise InputError(f"settings have {name}, which the experiment has itself: leave it out")
-    return tuple(sorted(settings.items(), key=lambda pair: pair[0]))
-
-
-def _frozen(name: str, value: Any) -> Setting:
-    if isinstance(value, list | tuple):
-        return tuple(_frozen(name, item) for item in value)
-    if value is not None and not isinstance(value, bool | int | float | str):
-        raise InputError(f"settings.{name} must be numbers, words or lists of them, not {value!r}")
-    if isinstance(value, float) and not math.isfinite(value):
-        raise InputError(f"settings.{name} must be finite, not {value}")
-    return value
-
-
-def _plain(value: Setting) -> Any:
-    return [_plain(item) for item in value] if isinstance(value, tuple) else value

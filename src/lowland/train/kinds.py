@@ -1,4 +1,4 @@
-"""Runs of either kind: of a recipe, or of an experiment."""
+"""Runs of any kind: of a recipe, of an experiment, or a reading."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 from lowland.train.check import check_recipe
 from lowland.train.experiment import Experiment
 from lowland.train.loop import run
+from lowland.train.reading import Reading
 from lowland.train.recipe import Recipe
 from lowland.train.runnable import Runnable
 
@@ -17,7 +18,7 @@ def run_any(what: Runnable, root: str | os.PathLike[str], **watched: Any) -> Pat
     """Leave its run directory under `root`, or find it there; see `run` and `Experiment.run`."""
     if isinstance(what, Recipe):
         return run(what, root, **watched)
-    return _experiment(what).run(root, **watched)
+    return _itself(what).run(root, **watched)
 
 
 def check_any(what: Runnable) -> None:
@@ -25,10 +26,11 @@ def check_any(what: Runnable) -> None:
     if isinstance(what, Recipe):
         check_recipe(what)
     else:
-        _experiment(what).check()
+        _itself(what).check()
 
 
-def _experiment(what: Runnable) -> Experiment:
-    if not isinstance(what, Experiment):
-        raise TypeError(f"a {type(what).__name__} is neither a Recipe nor an Experiment")
+def _itself(what: Runnable) -> Experiment | Reading:
+    """What runs and checks itself."""
+    if not isinstance(what, Experiment | Reading):
+        raise TypeError(f"a {type(what).__name__} is no Recipe, Experiment or Reading")
     return what

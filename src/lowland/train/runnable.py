@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 
 class Runnable(Protocol):
-    """Something that leaves a run directory: a `Recipe` or an `Experiment`.
+    """Something that leaves a run directory: a `Recipe`, an `Experiment` or a `Reading`.
 
     Frozen, hashable and picklable; equal ones are equal runs, and are done once.
     """

@@ -70,7 +70,7 @@ def plan(choice: Choice) -> Plan:
     main = dataclasses.replace(recipe, rank_examples=n)
     groups = {MAIN: main, **_transfer(recipe, data)}
     rhos = _rhos(choice, data.classes)
-    seeds = range(choice.seeds or _SEEDS[choice.size])
+    seeds = choice.seed_range(_SEEDS[choice.size])
     runs = [
         Planned(group=group, recipe=_at(base, choice.method, rho, seed))
         for group, base in groups.items()

@@ -77,7 +77,7 @@ def plan(choice: Choice) -> Plan:
         test_images=len(data.test),
     )
     rhos = choice.rhos or _RHOS[choice.size]
-    seeds = range(choice.seeds or _SEEDS[choice.size])
+    seeds = choice.seed_range(_SEEDS[choice.size])
     runs = list(_runs(setup, recipe, rhos, seeds, smoke=choice.size == "smoke"))
     own, said = claims(setup), notes(setup, data, recipe)
     experiments = EXPERIMENTS if choice.method == ALL else ()

@@ -1,0 +1,118 @@
+"""Figures that a study lays out itself, as plotly specifications, and its own tables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lowland.report import words
+from lowland.report.figures import AXIS, DASHES, FONT, INK, MARKERS, Figure, Spec, colour, palette
+from lowland.report.series import rhos
+from lowland.report.tables import Rows
+
+HEIGHT = 320
+
+
+def drawings(results: Mapping[str, Any]) -> list[Figure]:
+    """A figure for every drawing in the record."""
+    colours = palette(rhos(results["runs"]))
+    return [
+        Figure(
+            name=f"drawing-{number}",
+            title=drawing["title"],
+            note=drawing["note"],
+            spec=_spec(drawing, colours),
+        )
+        for number, drawing in enumerate(results.get("drawings", ()))
+    ]
+
+
+def sheet(table: Mapping[str, Any]) -> tuple[list[str], Rows]:
+    """Heading and rows of a table in the record, in words."""
+    return list(table["head"]), [[_cell(value) for value in row] for row in table["rows"]]
+
+
+def _cell(value: Any) -> str:
+    """A cell: whole numbers whole, others with four digits.
+
+    >>> _cell(12800), _cell(0.123456), _cell(None), _cell("ViT")
+    ('12800', '0.1235', '–', 'ViT')
+    """
+    if value is None:
+        return words.DASH
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _spec(drawing: Mapping[str, Any], colours: Mapping[float, str]) -> Spec:
+    lines, free = drawing["lines"], [ln for ln in drawing["lines"] if ln["rho"] not in colours]
+    data = []
+    for index, line in enumerate(lines):
+        ink = colours.get(line["rho"])
+        if ink is None:
+            ink = INK if len(free) == 1 else colour(free.index(line), len(free))
+        data.append(_trace(line, ink, index, drawing))
+    return {
+        "data": data,
+        "layout": {
+            "font": FONT,
+            "margin": {"l": 8, "r": 12, "t": 8, "b": 8},
+            "height": HEIGHT,
+            "paper_bgcolor": "rgba(0,0,0,0)",
+            "plot_bgcolor": "rgba(0,0,0,0)",
+            "hoverlabel": {"bgcolor": "#ffffff", "font": FONT},
+            "hovermode": "closest",
+            "showlegend": len(lines) > 1,
+            "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
+            "xaxis": _axis(drawing["x"]),
+            "yaxis": _axis(drawing["y"]),
+        },
+    }
+
+
+def _axis(axis: Mapping[str, Any]) -> Spec:
+    made: Spec = {**AXIS, "title": {"text": axis["title"], "standoff": 6}}
+    if axis["percent"]:
+        made["ticksuffix"] = "%"
+    if axis["log"]:
+        made.update(type="log", dtick="D2", tickformat=".3~g")
+    if axis["ticks"]:
+        made.update(
+            tickmode="array",
+            tickvals=[place for place, _ in axis["ticks"]],
+            ticktext=[label for _, label in axis["ticks"]],
+        )
+    return made
+
+
+def _trace(line: Mapping[str, Any], ink: str, index: int, drawing: Mapping[str, Any]) -> Spec:
+    x, y = _scaled(line["x"], drawing["x"]), _scaled(line["y"], drawing["y"])
+    suffix = "%" if drawing["y"]["percent"] else ""
+    trace: Spec = {
+        "x": x,
+        "y": y,
+        "name": line["name"],
+        "mode": line["mode"],
+        "line": {"color": ink, "width": 2, "dash": DASHES[index % len(DASHES)]},
+        "marker": {"size": 7, "color": ink, "symbol": MARKERS[index % len(MARKERS)]},
+        "hovertemplate": f"<b>{line['name']}</b><br>%{{x:.4g}}: %{{y:.4g}}{suffix}<extra></extra>",
+    }
+    if line["low"] is not None and line["high"] is not None:
+        lows, highs = (_scaled(line[end], drawing["y"]) for end in ("low", "high"))
+        trace["error_y"] = {
+            "type": "data",
+            "symmetric": False,
+            "array": [_gap(v, high) for v, high in zip(y, highs, strict=True)],
+            "arrayminus": [_gap(low, v) for v, low in zip(y, lows, strict=True)],
+            "thickness": 1.2,
+            "width": 3,
+            "color": ink,
+        }
+    return trace
+
+
+def _scaled(values: Sequence[float | None], axis: Mapping[str, Any]) -> list[float | None]:
+    return [100 * v if v is not None and axis["percent"] else v for v in values]
+
+
+def _gap(low: float | None, high: float | None) -> float | None:
+    return None if low is None or high is None else high - low

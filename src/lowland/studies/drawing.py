@@ -1,0 +1,88 @@
+"""What a study draws and lists beside its panels, as plain values: figures and tables.
+
+A panel is a column over training and against ρ. A `Drawing` is any other figure: lines and marks
+over an axis that the study names, for example the block of a network or the bits of a quantizer.
+A `Sheet` is a table of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+Mode = Literal["lines", "markers", "lines+markers"]
+Cell = str | float | int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Axis:
+    """One axis of a drawing.
+
+    Attributes:
+        title: what it is, with its unit.
+        log: logarithmic.
+        percent: values are shares, shown times 100.
+        ticks: places with words, for an axis of named things; None for numbers.
+    """
+
+    title: str
+    log: bool = False
+    percent: bool = False
+    ticks: Sequence[tuple[float, str]] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """One line or set of marks.
+
+    Attributes:
+        name: for the legend.
+        x, y: places and values; None where there is nothing, which breaks the line.
+        low, high: ends of intervals, or None.
+        mode: how it is drawn.
+        rho: its ρ, which gives it the colour that this ρ has on the whole page; None for another.
+    """
+
+    name: str
+    x: Sequence[float]
+    y: Sequence[float | None]
+    low: Sequence[float | None] | None = None
+    high: Sequence[float | None] | None = None
+    mode: Mode = "lines+markers"
+    rho: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawing:
+    """A figure.
+
+    Attributes:
+        title: what it shows.
+        x, y: the axes.
+        lines: what is drawn.
+        note: how to read it, in a sentence.
+    """
+
+    title: str
+    x: Axis
+    y: Axis
+    lines: Sequence[Line]
+    note: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sheet:
+    """A table.
+
+    Attributes:
+        title: what it lists.
+        head: one heading per column.
+        rows: cells; None where there is nothing.
+        note: how to read it, in a sentence.
+    """
+
+    title: str
+    head: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+    note: str = ""

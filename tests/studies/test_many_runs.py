@@ -1,0 +1,81 @@
+"""Many runs in one directory, tables and figures of a study's own, seeds and exact mode."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+from made_study import STUDY
+from rich.console import Console
+
+from lowland import studies
+from lowland.core.errors import InputError
+from lowland.report import page, terminal
+from lowland.studies.folder import default_folder
+from lowland.train import Local
+
+
+def execute(folder: Path, **asked: Any) -> dict[str, Any]:
+    return studies.execute(STUDY, STUDY.choose(**asked), folder, launcher=Local(workers=1))
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return execute(tmp_path_factory.mktemp("made") / "up")
+
+
+def test_each_pair_of_rho_and_seed_is_a_run(results: dict[str, Any]) -> None:
+    places = [(run["rho"], run["seed"]) for run in results["runs"]]
+    assert places == [(0.0, 0), (0.5, 0), (0.0, 1), (0.5, 1), (0.0, 2), (0.5, 2)]
+    assert results["runs"][3]["history"]["value"] == pytest.approx([5.1, 6.1, 15.1, 105.1])
+    assert (results["asked"]["rhos"], results["asked"]["seeds"]) == ([0.0, 0.5], [0, 1, 2])
+    assert results["asked"]["data"] == "numbers"
+    claim = results["claims"][0]
+    assert claim["effects"] == pytest.approx({"0": 5.0, "1": 5.0, "2": 5.0})
+
+
+def test_own_figures_and_tables_are_plain_and_drawn(results: dict[str, Any]) -> None:
+    (drawing,) = results["drawings"]
+    assert drawing["lines"][0]["low"] == [15, None]
+    html = page.render(results)
+    for words in ("By block", "Own table", "second", '"exponentformat":"power"', "n."):
+        assert words in html
+    assert "1500.0" in html  # shares are shown as percentages: 15 is 1500 %
+    shown = io.StringIO()
+    terminal.show(results, Path("x"), Console(file=shown, width=70))
+    assert "Own table" in shown.getvalue()
+
+
+def test_time_zero_is_no_place_on_a_logarithmic_axis(results: dict[str, Any]) -> None:
+    from lowland.report.series import over_training
+
+    points = over_training(results["runs"], results["panels"][0], 0.5)
+    assert [point.x for point in points] == [1, 10, 100]
+
+
+def test_seeds_from_one_on(tmp_path: Path) -> None:
+    assert list(STUDY.choose(seed=4).seed_range(5)) == [4]
+    assert list(STUDY.choose(seed=4, seeds=2).seed_range(5)) == [4, 5]
+    assert list(STUDY.choose(seeds=2).seed_range(5)) == [0, 1]
+    assert execute(tmp_path / "four", seed=4)["asked"]["seeds"] == [4]
+    with pytest.raises(InputError, match="seed must be 0 or more"):
+        STUDY.check(STUDY.choose(seed=-1))
+
+
+def test_exact_runs_have_a_folder_of_their_own(tmp_path: Path) -> None:
+    exact = STUDY.choose(exact=True)
+    assert default_folder(STUDY, exact) == Path("runs/made-up-numbers-default-exact")
+    execute(tmp_path / "plain")
+    with pytest.raises(InputError, match="exact no, not yes"):
+        execute(tmp_path / "plain", exact=True)
+    execute(tmp_path / "exact", exact=True)
+    with pytest.raises(InputError, match="exact yes, not no"):
+        execute(tmp_path / "exact")
+
+
+def test_a_study_without_an_exact_mode_says_so() -> None:
+    low_rank = studies.get("low-rank")
+    with pytest.raises(InputError, match="has no exact mode"):
+        low_rank.check(low_rank.choose(exact=True))
