@@ -6,22 +6,17 @@ command only returns its job, so that no library stands between the job and its 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
 from lowland import __version__
 from lowland.cli_inspect import inspect
+from lowland.cli_study import Job, study
 from lowland.core.errors import InputError, unknown
-
-if TYPE_CHECKING:
-    from lowland.train import Launcher, Tracking
-
-Job = Callable[[], int]
-"""Does the work of a command and returns the exit code."""
 
 UsageError: Any = typer.BadParameter.__mro__[1]
 """What the parser raises; its home differs between versions of typer."""
@@ -87,86 +82,7 @@ def _top(
         typer.echo(context.get_help())
 
 
-@app.command()
-def study(
-    name: Annotated[str, typer.Argument(help="Name of a study, or `list` for all of them.")],
-    size: Annotated[str, typer.Option(help="smoke, default or paper.")] = "default",
-    data: Annotated[str, typer.Option(help="Data set: digits, fashion-mnist, parquet:PATH.")] = (
-        "digits"
-    ),
-    setting: Annotated[
-        str | None,
-        typer.Option(help="A setting of the study, such as minimal or state-of-the-art."),
-    ] = None,
-    method: Annotated[
-        str | None,
-        typer.Option(help="Method of the runs with ρ above 0; for `methods` some, with commas."),
-    ] = None,
-    rho: Annotated[str, typer.Option(help="Radii, such as 0.05,0.1; 0 is always added.")] = "",
-    seeds: Annotated[int | None, typer.Option(help="Number of seeds.")] = None,
-    changes: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Change a setting of every run."),
-    ] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Folder of the study. [default: runs/NAME-DATA-SIZE]")
-    ] = None,
-    workers: Annotated[
-        int | None,
-        typer.Option(help="Runs side by side. [default: one per core; with ray all that fit]"),
-    ] = None,
-    log: Annotated[
-        str,
-        typer.Option(
-            metavar="TRACKER[:DIR]",
-            help="Send metrics to tensorboard, csv, wandb or mlflow. [default DIR: OUT/logs]",
-        ),
-    ] = "",
-    log_every: Annotated[int, typer.Option(help="Updates between two points.")] = 10,
-    launcher: Annotated[
-        str, typer.Option(help="local: processes here. ray: tasks on a Ray cluster.")
-    ] = "local",
-    address: Annotated[
-        str | None,
-        typer.Option(help="Ray cluster: auto, HOST:PORT. [default: a new one on this machine]"),
-    ] = None,
-    cpus_per_run: Annotated[
-        float | None, typer.Option(help="Cores of a run on Ray. [default: 1]")
-    ] = None,
-    gpus_per_run: Annotated[
-        float | None, typer.Option(help="GPUs of a run on Ray. [default: 0]")
-    ] = None,
-    retries: Annotated[
-        int | None,
-        typer.Option(help="Further tries of a run on Ray whose worker or node dies. [default: 3]"),
-    ] = None,
-) -> Job:
-    """Run published claims again, over seeds, and judge them."""
-    if name == "list":
-        return _list
-    changes = changes or []
-    ray = {
-        "address": address,
-        "cpus_per_run": cpus_per_run,
-        "gpus_per_run": gpus_per_run,
-        "retries": retries,
-    }
-    return lambda: _study(
-        name,
-        size,
-        data,
-        setting,
-        method,
-        rho,
-        seeds,
-        changes,
-        out=out,
-        launcher=_launcher(launcher, workers, ray),
-        log=log,
-        log_every=log_every,
-    )
-
-
+app.command()(study)
 app.command()(inspect)
 
 
@@ -182,94 +98,6 @@ def report(
 ) -> Job:
     """Show a study that has run, or an inspection, and write its report.html."""
     return lambda: _report(folder)
-
-
-def _study(
-    name: str,
-    size: str,
-    data: str,
-    setting: str | None,
-    method: str | None,
-    rho: str,
-    seeds: int | None,
-    changes: Sequence[str],
-    *,
-    out: Path | None,
-    launcher: Launcher,
-    log: str,
-    log_every: int,
-) -> int:
-    from lowland import studies
-    from lowland.report import progress, terminal
-    from lowland.report.shell import PAGE
-
-    chosen = studies.get(name)
-    choice = chosen.choose(
-        size=size,
-        data=data,
-        setting=setting,
-        method=method,
-        rhos=studies.radii(rho),
-        seeds=seeds,
-        overrides=tuple(changes),
-    )
-    folder = out or studies.default_folder(chosen, choice)
-    loggers = _tracking(log, folder, chosen.name)
-    console = Console(stderr=True)
-    with progress.shown(console) as tell:
-        results = studies.execute(
-            chosen,
-            choice,
-            folder,
-            launcher=launcher,
-            loggers=loggers,
-            log_every=log_every,
-            tell=_noting(console, tell),
-        )
-    terminal.show(results, folder / PAGE, Console())
-    return 1 if results["failures"] else 0
-
-
-def _launcher(name: str, workers: int | None, ray: Mapping[str, Any]) -> Launcher:
-    """Where the runs shall happen; options of the one are not for the other."""
-    from lowland.train import Local, RayCluster
-
-    given = {key: value for key, value in ray.items() if value is not None}
-    if name == "ray":
-        return RayCluster(workers=workers, **given)
-    if name != "local":
-        raise unknown("launcher", name, ("local", "ray"))
-    for key in given:
-        option = f"--{key.replace('_', '-')}"
-        raise InputError(f"{option} is for --launcher ray: add that, or leave {option} out")
-    return Local() if workers is None else Local(workers=workers)
-
-
-def _tracking(log: str, folder: Path, study: str) -> Tracking | None:
-    from lowland.train import Tracking
-
-    if not log:
-        return None
-    return Tracking.parse(log, default=folder / "logs", project=f"lowland-{study}")
-
-
-def _noting(console: Console, tell: Callable[[Any], object]) -> Callable[[Any], None]:
-    """`tell`, and what is to be read on a line of its own above the bar."""
-
-    def told(status: Any) -> None:
-        if status.note is not None:
-            console.print(status.note, style="yellow", markup=False, highlight=False)
-        tell(status)
-
-    return told
-
-
-def _list() -> int:
-    from lowland import studies
-    from lowland.report import terminal
-
-    terminal.show_studies([study.describe() for study in studies.STUDIES.values()], Console())
-    return 0
 
 
 def _methods() -> int:

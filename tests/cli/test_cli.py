@@ -69,7 +69,7 @@ def fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         ),
         ("--versoin", "unknown option '--versoin': did you mean '--version'?"),
         ("study low-rank --sizes smoke", "unknown option '--sizes': did you mean '--size'?"),
-        ("study low-rank --seed 3", "unknown option '--seed': did you mean '--seeds'?"),
+        ("study low-rank --seedz 3", "unknown option '--seedz': did you mean '--seed'?"),
         ("study low-rank --seeds three", "Invalid value for '--seeds'"),
         ("study low-rank --seeds", "'--seeds'"),
         ("study", "Missing argument"),

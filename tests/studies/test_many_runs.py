@@ -42,7 +42,7 @@ def test_own_figures_and_tables_are_plain_and_drawn(results: dict[str, Any]) -> 
     html = page.render(results)
     for words in ("By block", "Own table", "second", '"exponentformat":"power"', "n."):
         assert words in html
-    assert "1500.0" in html  # shares are shown as percentages: 15 is 1500 %
+    assert "11000.0" in html  # shares are shown as percentages: 110 is 11000 %
     shown = io.StringIO()
     terminal.show(results, Path("x"), Console(file=shown, width=70))
     assert "Own table" in shown.getvalue()

@@ -16,12 +16,13 @@ from lowland.report.arms import arm_table
 from lowland.report.drawings import sheet
 from lowland.report.tables import Rows, by_rho
 
-_STYLES = {
+STYLES = {
     "holds": "bold green",
     "does not hold": "bold red",
     "cannot tell": "bold yellow",
     "no data here": "dim",
 }
+"""How each verdict is printed."""
 _WIDE = 90
 
 
@@ -88,7 +89,7 @@ def _verdicts(claims: Sequence[Mapping[str, Any]], *, wide: bool) -> Table:
         table.add_column(ratio=2)
     for claim in claims:
         word = claim["verdict"]
-        chip = Text(f"{words.VERDICTS[word]} {word}", style=_STYLES[word])
+        chip = Text(f"{words.VERDICTS[word]} {word}", style=STYLES[word])
         sentence = Text(claim["sentence"])
         numbers = Text(
             words.effect(claim), style="cyan" if claim["estimate"] is not None else "dim"

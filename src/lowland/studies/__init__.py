@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from lowland.core.errors import unknown
+from lowland.studies.families import PLACES, claims_table, family
 from lowland.studies.folder import default_folder
 from lowland.studies.low_rank import STUDY as LOW_RANK
 from lowland.studies.methods import STUDY as METHODS
@@ -29,4 +30,15 @@ def get(name: str) -> Study:
     return STUDIES[name]
 
 
-__all__ = ["STUDIES", "Choice", "Study", "default_folder", "execute", "get", "radii"]
+__all__ = [
+    "PLACES",
+    "STUDIES",
+    "Choice",
+    "Study",
+    "claims_table",
+    "default_folder",
+    "execute",
+    "family",
+    "get",
+    "radii",
+]
