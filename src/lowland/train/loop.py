@@ -6,7 +6,7 @@ import contextlib
 import importlib.util
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,20 +15,17 @@ import torch
 
 from lowland.core.errors import InputError
 from lowland.core.provenance import provenance
-from lowland.data import numbered_batches
 from lowland.train import directory
-from lowland.train.evaluate import Evaluator
 from lowland.train.history import Row
 from lowland.train.hold import Hold, once
-from lowland.train.measures import Measures
-from lowland.train.plan import Plan, make_plan
+from lowland.train.job import Job
+from lowland.train.plan import make_plan
 from lowland.train.progress import OnProgress, Progress, Throttle
 from lowland.train.recipe import Recipe
 from lowland.train.schedule import evaluation_steps, learning_rate
 from lowland.train.state import State
 from lowland.train.tracker import Loggers, Tracker, check_loggers
 from lowland.train.tracking import EVERY
-from lowland.train.trainer import Trainer
 
 NEWS_SECONDS = 0.2
 """Progress between evaluations is told this seldom."""
@@ -82,49 +79,63 @@ def run(
             directory is in use, or damaged, or something else; the disk is full. What was there
             stays as it was.
     """
+    options = Options(
+        on_progress or (lambda progress: None), checkpoint_seconds, loggers, log_every
+    )
+    return carry_out(lambda: make_plan(recipe), Path(root), options, patience=patience)
+
+
+def carry_out(prepare: Callable[[], Job], root: Path, options: Options, *, patience: float) -> Path:
+    """Do a job of any kind under `root`, as `run` does that of a recipe.
+
+    Args:
+        prepare: looks up what the job needs, once it is clear that it can be done here.
+        root: folder of run directories.
+        options: how the run is watched.
+        patience: seconds to wait for a directory that is in use.
+    """
     _check_installed()
-    check_loggers(loggers)
-    if log_every < 1:
-        raise InputError(f"log every must be 1 or more, not {log_every}")
-    plan = make_plan(recipe)
-    folder = Path(root) / plan.run
-    tell = on_progress or (lambda progress: None)
-    options = _Options(tell, checkpoint_seconds, loggers, log_every)
+    check_loggers(options.loggers)
+    if options.log_every < 1:
+        raise InputError(f"log every must be 1 or more, not {options.log_every}")
+    job = prepare()
+    folder = root / job.run
 
     def work(hold: Hold) -> None:
-        with _own_torch_settings(plan):
-            _Run(plan, folder, hold, options).go()
+        with _own_torch_settings(job):
+            _Run(job, folder, hold, options).go()
 
-    once(folder, plan.run, work, patience=patience)
-    tell(Progress(run=plan.run, step=plan.steps, steps=plan.steps, finished=True))
+    once(folder, job.run, work, patience=patience)
+    options.tell(Progress(run=job.run, step=job.steps, steps=job.steps, finished=True))
     return folder
 
 
 @dataclass(frozen=True)
-class _Options:
-    """How a run is watched; nothing of it changes what comes out."""
+class Options:
+    """How a run is watched (see `run`); nothing of it changes what comes out."""
 
-    tell: OnProgress
-    checkpoint_seconds: float
-    loggers: Loggers
-    log_every: int
+    tell: OnProgress = lambda progress: None
+    checkpoint_seconds: float = CHECKPOINT_SECONDS
+    loggers: Loggers = ()
+    log_every: int = EVERY
 
 
 class _Run:
     """A run at work in its directory, which is locked."""
 
-    def __init__(self, plan: Plan, folder: Path, hold: Hold, options: _Options) -> None:
-        self._plan, self._folder, self._hold = plan.on_device(), folder, hold
+    def __init__(self, job: Job, folder: Path, hold: Hold, options: Options) -> None:
+        self._job, self._folder, self._hold = job, folder, hold
         self._tell = options.tell
-        self._trainer = Trainer(self._plan)
-        self._evaluator = Evaluator(self._plan, self._trainer.module)
-        self._measures = Measures(self._plan, self._trainer.module, self._evaluator.definitions)
+        work = job.start()
+        self._batches, self._measures = work.batches, work.measures
+        self._trainer, self._evaluator = work.trainer, work.evaluator
         begun = time.perf_counter()
         # a new run measures first: an option that does not fit this network leaves no directory
-        self._first = None if (folder / directory.RUN).exists() else self._measures.first()
+        new = self._measures is not None and not (folder / directory.RUN).exists()
+        self._first = self._measures.first() if self._measures and new else None
         first_seconds = time.perf_counter() - begun
         # only now, when nothing in the recipe can be wrong any more
-        state = directory.begin(folder, plan.record())
+        state = directory.begin(folder, job.record())
         with directory.clear_errors(folder):
             hold.claim()
         self._step = 0
@@ -139,8 +150,8 @@ class _Run:
         self._tracker = Tracker(
             options.loggers,
             folder,
-            recipe=plan.recipe,
-            run=plan.run,
+            recipe=job.recipe,
+            run=job.run,
             points=state.points if state is not None else (),
             every=options.log_every,
         )
@@ -152,7 +163,8 @@ class _Run:
         self._step = state.step
         self._rows, self._sessions = list(state.rows), list(state.sessions)
         self._measured = list(state.measured)
-        self._measures.resume(self._measured)
+        if self._measures is not None:
+            self._measures.resume(self._measured)
         self._seconds.update(state.seconds)
 
     def go(self) -> None:
@@ -170,26 +182,16 @@ class _Run:
         if not self._rows:
             self._measure()
             self._evaluate()
-        while self._step < self._plan.steps and not self._diverged:
+        while self._step < self._job.steps and not self._diverged:
             self._rest_of_epoch()
         self._hold.check()
         directory.finish(self._folder, self._state(), diverged=self._diverged)
 
     def _rest_of_epoch(self) -> None:
-        plan, recipe = self._plan, self._plan.recipe
-        points = evaluation_steps(plan.steps, recipe.evaluations)
-        epoch, start = divmod(self._step, plan.steps_per_epoch)
-        for images, labels, rows in numbered_batches(
-            plan.data.train,
-            batch_size=recipe.batch_size,
-            seed=recipe.seed,
-            epoch=epoch,
-            shuffle=True,
-            drop_last=True,
-            augmentation=plan.data.augmentation if recipe.augment else "none",
-            start=start,
-        ):
-            loss = self._trainer.update(self._step, images, labels, rows)
+        points = evaluation_steps(self._job.steps, self._job.recipe.evaluations)
+        epoch, start = divmod(self._step, self._job.steps_per_epoch)
+        for batch in self._batches(epoch, start):
+            loss = self._trainer.update(self._step, *batch)
             self._step += 1
             if self._tracker.wants(self._step):
                 self._tracker.add(self._step, self._trainer.metrics(loss))
@@ -210,7 +212,7 @@ class _Run:
 
     def _measure(self) -> None:
         """Add a row of the recipe's own measurements, if one is due."""
-        if not self._measures.wants(self._step):
+        if self._measures is None or not self._measures.wants(self._step):
             return
         self._lap("train")
         row = self._first or self._measures(self._step)
@@ -221,14 +223,14 @@ class _Run:
 
     def _evaluate(self) -> None:
         """Add a row to the history, and make it what a killed run goes on from."""
-        plan, recipe = self._plan, self._plan.recipe
+        job, recipe = self._job, self._job.recipe
         self._lap("train")
-        measured = self._evaluator(start=self._step == 0, end=self._step == plan.steps)
+        measured = self._evaluator(start=self._step == 0, end=self._step == job.steps)
         self._lap("evaluate")
         row: Row = {
             "step": self._step,
-            "epoch": self._step / plan.steps_per_epoch,
-            "lr": learning_rate(recipe.schedule, recipe.lr, step=self._step, steps=plan.steps),
+            "epoch": self._step / job.steps_per_epoch,
+            "lr": learning_rate(recipe.schedule, recipe.lr, step=self._step, steps=job.steps),
             "rho": recipe.rho,
             "skipped": self._trainer.skipped,
             "diverged": int(not self._evaluator.finite),
@@ -244,7 +246,7 @@ class _Run:
     def _commit(self) -> None:
         self._lap("train")
         self._hold.check()
-        directory.commit(self._folder, self._plan.run, self._state())
+        directory.commit(self._folder, self._job.run, self._state())
         self._send()
         self._lap("write")
 
@@ -267,14 +269,14 @@ class _Run:
 
     def _lap(self, kind: str) -> None:
         """Book the time since the last call under `kind`."""
-        if self._plan.device == "cuda":
+        if self._job.device == "cuda":
             torch.cuda.synchronize()
         now = time.perf_counter()
         self._seconds[kind] += now - self._mark
         self._mark = now
 
     def _progress(self, row: Row | None = None) -> Progress:
-        return Progress(run=self._plan.run, step=self._step, steps=self._plan.steps, row=row)
+        return Progress(run=self._job.run, step=self._step, steps=self._job.steps, row=row)
 
 
 def _check_installed() -> None:
@@ -284,12 +286,12 @@ def _check_installed() -> None:
 
 
 @contextlib.contextmanager
-def _own_torch_settings(plan: Plan) -> Iterator[None]:
+def _own_torch_settings(job: Job) -> Iterator[None]:
     """The recipe's threads, and random generators that are put back; torch has one of each."""
     threads = torch.get_num_threads()
-    devices = [torch.cuda.current_device()] if plan.device == "cuda" else []
+    devices = [torch.cuda.current_device()] if job.device == "cuda" else []
     with torch.random.fork_rng(devices=devices):
-        torch.set_num_threads(plan.recipe.threads)
+        torch.set_num_threads(job.recipe.threads)
         try:
             yield
         finally:

@@ -14,6 +14,7 @@ import torch
 from lowland.core.errors import InputError
 from lowland.core.provenance import source_hash
 from lowland.data import ImageData, batch_count, load
+from lowland.train.job import Work
 from lowland.train.recipe import Recipe
 
 DETERMINES = ("core", "data", "measure", "models", "optim", "train")
@@ -55,6 +56,12 @@ class Plan:
         """The same plan with its images where the network is."""
         transfer = self.transfer and self.transfer.to(self.device)
         return dataclasses.replace(self, data=self.data.to(self.device), transfer=transfer)
+
+    def start(self) -> Work:
+        """Put the data on the device and build what trains and measures there."""
+        from lowland.train.classification import start
+
+        return start(self)
 
     def record(self) -> dict[str, Any]:
         """What ``run.json`` holds from the start."""
