@@ -32,12 +32,16 @@ def parameters(model: nn.Module) -> int:
 @pytest.mark.parametrize(
     ("name", "patch", "width", "depth"),
     [
+        ("vit-mini", 2, 64, 4),
         ("vit", 4, 192, 6),
+        ("vit-ti4", 4, 192, 12),
         ("vit-b16", 16, 768, 12),
         ("vit-b32", 32, 768, 12),
         ("vit-l16", 16, 1024, 24),
         ("vit-l32", 32, 1024, 24),
+        ("mixer-mini", 2, 64, 4),
         ("mixer", 4, 192, 6),
+        ("mixer-ti4", 4, 192, 12),
         ("mixer-b16", 16, 768, 12),
         ("mixer-b32", 32, 768, 12),
         ("mixer-l16", 16, 1024, 24),

@@ -74,12 +74,16 @@ MODELS = {
     "resnet18": Architecture(_resnet18, width=64, smallest=8),
     "preact-resnet-small": Architecture(_preact_resnet_small, width=16, smallest=4),
     "mlp": Architecture(_mlp, width=128, smallest=1),
+    "vit-mini": _vit(patch=2, depth=4, width=64),
     "vit": _vit(patch=4, depth=6, width=192),
+    "vit-ti4": _vit(patch=4, depth=12, width=192),
     "vit-b16": _vit(patch=16, depth=12, width=768),
     "vit-b32": _vit(patch=32, depth=12, width=768),
     "vit-l16": _vit(patch=16, depth=24, width=1024),
     "vit-l32": _vit(patch=32, depth=24, width=1024),
+    "mixer-mini": _mixer(patch=2, depth=4, width=64),
     "mixer": _mixer(patch=4, depth=6, width=192),
+    "mixer-ti4": _mixer(patch=4, depth=12, width=192),
     "mixer-b16": _mixer(patch=16, depth=12, width=768),
     "mixer-b32": _mixer(patch=32, depth=12, width=768),
     "mixer-l16": _mixer(patch=16, depth=24, width=1024),
@@ -89,8 +93,9 @@ MODELS = {
 ``preact-resnet18`` and ``resnet18`` have four superblocks of two blocks with widths w, 2w, 4w,
 8w; ``preact-resnet-small`` has three superblocks of one block with widths w, 2w, 4w; ``mlp`` has
 two hidden layers of width w. ``vit`` and ``mixer`` are small (patches of 4 pixels, 6 blocks of
-width w); the others have the sizes B and L of the papers with patches of 16 or 32 pixels. A ViT has
-w/64 heads, at least one.
+width w), the minis smaller (2 pixels, 4 blocks), for images of 8 pixels; those named ti4 have the
+depth and width of the papers' size Ti with patches of 4 pixels, and the others the sizes B and L
+with patches of 16 or 32 pixels. A ViT has w/64 heads, at least one.
 """
 
 
