@@ -88,7 +88,14 @@ def test_importing_data_and_models_imports_no_reader() -> None:
 
 
 def test_every_name_says_what_it_is() -> None:
-    assert {name.partition(":")[0] for name in DATASETS} == {"digits", "fashion-mnist", "parquet"}
+    assert {name.partition(":")[0] for name in DATASETS} == {
+        "digits",
+        "fashion-mnist",
+        "parquet",
+        "imagefolder",
+        "cifar",
+        "hf",
+    }
     assert all(DATASETS.values())
 
 

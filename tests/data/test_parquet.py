@@ -165,7 +165,7 @@ ONE = {
     ),
     "other size": (
         lambda c: {**c, "image": replaced(c["image"], 4, png(np.zeros((6, 9), np.uint8)))},
-        "row 4 is 9x6 pixels, row 0 is 8x6: resize all images to one size",
+        "row 4 is 9x6 pixels, the first is 8x6: resize all images to one size",
     ),
     "16 bit": (lambda c: {**c, "image": replaced(c["image"], 2, deep())}, "row 2 has mode I;16"),
     "format not listed": (

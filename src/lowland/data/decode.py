@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -20,24 +20,28 @@ _COLOUR = {"RGB", "RGBA", "P", "PA", "CMYK", "YCbCr"}
 _CHUNK = 512
 
 
-def decode(path: Path, encoded: Sequence[bytes | None]) -> NDArray[np.uint8]:
+def decode(
+    path: Path, encoded: Sequence[bytes | None], *, where: Callable[[int], str] | None = None
+) -> NDArray[np.uint8]:
     """Pixels (n, c, h, w): c is 1 if every image is grey, else 3 (RGB; transparency dropped).
 
     Args:
         path: the file that they come from, for messages.
         encoded: one or more rows, each an encoded image, all of one size, 8 bits per channel.
+        where: what messages call a row; ``PATH: row 3`` if None.
 
     Raises:
         InputError: a row cannot be decoded or differs in size; it is named.
     """
-    height, width, _ = _decode_row(path, 0, encoded[0], None)[0].shape
+    place = where or (lambda row: f"{path}: row {row}")
+    height, width, _ = _decoded(place(0), encoded[0], None)[0].shape
     pixels = np.empty((len(encoded), 3, height, width), np.uint8)
 
     def fill(start: int) -> bool:
         """Decode a chunk of rows; tell whether all of them are grey."""
         grey = True
         for row in range(start, min(start + _CHUNK, len(encoded))):
-            image, is_grey = _decode_row(path, row, encoded[row], (width, height))
+            image, is_grey = _decoded(place(row), encoded[row], (width, height))
             pixels[row] = image.transpose(2, 0, 1)
             grey &= is_grey
         return grey
@@ -59,13 +63,6 @@ def decode_image(where: str, encoded: bytes | None) -> Tensor:
     return whole[:1] if grey else whole
 
 
-def _decode_row(
-    path: Path, row: int, encoded: bytes | None, size: tuple[int, int] | None
-) -> tuple[NDArray[np.uint8], bool]:
-    """One image as (h, w, 3), and whether it is grey."""
-    return _decoded(f"{path}: row {row}", encoded, size)
-
-
 def _decoded(
     where: str, encoded: bytes | None, size: tuple[int, int] | None
 ) -> tuple[NDArray[np.uint8], bool]:
@@ -77,7 +74,7 @@ def _decoded(
         with Image.open(io.BytesIO(encoded), formats=_FORMATS) as image:
             if size is not None and image.size != size:
                 raise InputError(
-                    f"{where} is {image.size[0]}x{image.size[1]} pixels, row 0 is "
+                    f"{where} is {image.size[0]}x{image.size[1]} pixels, the first is "
                     f"{size[0]}x{size[1]}: resize all images to one size"
                 )
             if image.mode not in _GREY | _COLOUR:

@@ -10,7 +10,7 @@ import torch
 from lowland.core.errors import InputError
 from lowland.data.decode import decode_image
 from lowland.data.examples import Examples, Request, chosen_split, in_turn
-from lowland.data.parquet import SPLIT_NAMES
+from lowland.data.split import SPLIT_NAMES
 
 ENDINGS = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".webp"})
 
@@ -29,18 +29,18 @@ def open_folder(request: Request) -> Examples:
     root = request.path
     if not root.is_dir():
         raise InputError(f"data folder {root}: no such folder: imagefolder:FOLDER")
-    splits = {SPLIT_NAMES[f.name]: f for f in _folders(root) if f.name in SPLIT_NAMES}
+    splits = {SPLIT_NAMES[f.name]: f for f in subfolders(root) if f.name in SPLIT_NAMES}
     if splits:
         split, _ = chosen_split(str(root), list(splits), request.split, len(splits))
         folder = splits[split]
     else:
         split, _ = chosen_split(str(root), None, request.split, 0)
         folder = root
-    classes = _folders(folder)
-    loose = _files(folder)
+    classes = subfolders(folder)
+    loose = image_files(folder)
     if classes and loose:
         raise InputError(f"{folder} has images beside folders, first {loose[0].name}: move them")
-    found = [(path, label) for label, c in enumerate(classes) for path in _files(c)]
+    found = [(path, label) for label, c in enumerate(classes) for path in image_files(c)]
     files = [path for path, _ in found] or loose
     if not files:
         raise InputError(f"{folder} has no images ({', '.join(sorted(ENDINGS))})")
@@ -55,20 +55,20 @@ def open_folder(request: Request) -> Examples:
         n=len(files),
         largest=255.0,
         order="by name",
-        source={"sha256 of names and sizes": _listing_hash(folder, files), "files": len(files)},
+        source={"sha256 of names and sizes": listing_hash(folder, files), "files": len(files)},
     )
     return whole if labels is None else whole.ordered(in_turn(labels), "classes in turn")
 
 
-def _folders(folder: Path) -> list[Path]:
+def subfolders(folder: Path) -> list[Path]:
     return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
 
 
-def _files(folder: Path) -> list[Path]:
+def image_files(folder: Path) -> list[Path]:
     return sorted(p for p in folder.iterdir() if p.is_file() and p.suffix.lower() in ENDINGS)
 
 
-def _listing_hash(folder: Path, files: list[Path]) -> str:
+def listing_hash(folder: Path, files: list[Path]) -> str:
     digest = hashlib.sha256()
     for path in files:
         digest.update(f"{path.relative_to(folder).as_posix()} {path.stat().st_size}\n".encode())

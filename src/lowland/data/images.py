@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from lowland.core.errors import InputError
-from lowland.data.split import stratified
+from lowland.data.split import hold_out, stratified
 
 _CHUNK = 2048  # images whose pixels are held as int64 at a time
 
@@ -123,6 +123,27 @@ class ImageData:
         rows = stratified(self.train.labels.cpu(), n_train, name=self.name)
         train = self.train.select(rows.to(self.train.labels.device))
         return self._derive({**self.splits, "train": train}, {"limit": n_train})
+
+    def hold_out(self, share: float, *, seed: int = 0) -> ImageData:
+        """A random, stratified `share` of train and validation together is validation.
+
+        Both keep the order of the source.
+
+        Raises:
+            InputError: `share` is not in (0, 1), or there are too few images.
+        """
+        if not 0 < share < 1:
+            raise InputError(f"held_out is {share:g}: give a share between 0 and 1")
+        together = [self.train, self.validation]
+        order = torch.cat([split.index for split in together]).argsort()
+        whole = Split(
+            torch.cat([split.images for split in together]),
+            torch.cat([split.labels for split in together]),
+            torch.cat([split.index for split in together]),
+        ).select(order)
+        kept, held = hold_out(whole.labels, share, seed=seed, name=self.name)
+        splits = {"train": whole.select(kept), "validation": whole.select(held), "test": self.test}
+        return self._derive(splits, {"held_out": share})
 
     def _derive(self, splits: dict[str, Split], how: dict[str, Any]) -> ImageData:
         return assemble(

@@ -7,8 +7,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from lowland.core.errors import InputError, unknown
+from lowland.data.cifar import read_cifar
+from lowland.data.class_folders import read_class_folders
 from lowland.data.digits import read_digits
 from lowland.data.fashion_mnist import read_fashion_mnist
+from lowland.data.hub import read_hub
 from lowland.data.images import ImageData
 from lowland.data.parquet import read_parquet
 
@@ -17,6 +20,9 @@ DATASETS = {
     "fashion-mnist": "70,000 grey 28x28 images, from Debian's package dataset-fashion-mnist",
     "fashion-mnist:FOLDER": "the same four IDX files in another folder (MNIST works too)",
     "parquet:PATH": "encoded images and labels in a Parquet file",
+    "imagefolder:FOLDER": "images of one size in folders by class; Tiny ImageNet's own layout too",
+    "cifar:FOLDER": "CIFAR-10 or CIFAR-100 in the official files, python or binary version",
+    "hf:NAME": "a data set of Hugging Face's library datasets, or of its hub",
 }
 """Names that `load` accepts, and what they stand for."""
 
@@ -25,6 +31,9 @@ _READERS: dict[str, Callable[[str, int], ImageData]] = {
     "fashion-mnist": read_fashion_mnist,
     "fashion-mnist:": read_fashion_mnist,
     "parquet:": read_parquet,
+    "imagefolder:": read_class_folders,
+    "cifar:": read_cifar,
+    "hf:": read_hub,
 }
 
 
@@ -34,6 +43,7 @@ def load(
     seed: int = 0,
     labels: Sequence[int] | None = None,
     limit: int | None = None,
+    held_out: float | None = None,
 ) -> ImageData:
     """Load a data set by name.
 
@@ -43,9 +53,12 @@ def load(
             seed of a run: all runs that are compared use the same split.
         labels: keep only these classes (`ImageData.keep_labels`).
         limit: keep at most so many training images (`ImageData.first`), after `labels`.
+        held_out: share of the training images to hold out for validation, in place of the data
+            set's own split of train and validation (`ImageData.hold_out`); before `labels`.
 
     Raises:
-        InputError: unknown name, missing, corrupt or foreign file, or unusable labels or limit.
+        InputError: unknown name, missing, corrupt or foreign file, or unusable labels, limit or
+            share.
     """
     kind, separator, _ = name.partition(":")
     if kind + separator not in _READERS:
@@ -54,15 +67,18 @@ def load(
         stamp = _stamp(name)
         data = _read(name, seed, stamp) if stamp else _READERS[kind + separator](name, seed)
     except ModuleNotFoundError as error:
+        extra = "hub" if error.name == "datasets" else "study"
         raise InputError(
-            f"data set {name!r} needs {error.name}: pip install 'lowland[study]'"
+            f"data set {name!r} needs {error.name}: pip install 'lowland[{extra}]'"
         ) from None
+    if held_out is not None:
+        data = data.hold_out(held_out, seed=seed)
     if labels is not None:
         data = data.keep_labels(labels)
     return data if limit is None else data.first(limit)
 
 
-@functools.lru_cache(maxsize=1)
+@functools.lru_cache(maxsize=2)  # what is trained on, and what features are tried on
 def _read(name: str, seed: int, stamp: object) -> ImageData:
     """The data of a name, kept for the next call: a study asks for the same file many times."""
     kind, separator, _ = name.partition(":")
@@ -71,9 +87,11 @@ def _read(name: str, seed: int, stamp: object) -> ImageData:
 
 def _stamp(name: str) -> object:
     """What changes when the files behind a name do."""
-    kind, _, location = name.partition(":")
+    location = name.partition(":")[2].partition("@")[0]
     path = Path(location).expanduser()
-    files = [path] if kind == "parquet" else sorted(path.glob("*")) if location else []
+    if not location or not path.exists():
+        return ()
+    files = [path] if path.is_file() else sorted(path.rglob("*"))
     return tuple(
         (str(file.resolve()), stat.st_size, stat.st_mtime_ns, stat.st_ino)
         for file in files

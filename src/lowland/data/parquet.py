@@ -13,16 +13,7 @@ from lowland.core.errors import InputError
 from lowland.data.decode import decode
 from lowland.data.files import read_source
 from lowland.data.images import ImageData, Split, assemble
-from lowland.data.split import hold_out
-
-SPLIT_NAMES = {
-    "train": "train",
-    "test": "test",
-    "validation": "validation",
-    "valid": "validation",
-    "val": "validation",
-}
-"""Names of splits in files and folders."""
+from lowland.data.split import SPLIT_NAMES, completed
 
 
 def read_parquet(name: str, seed: int) -> ImageData:
@@ -113,13 +104,4 @@ def _rows(path: Path, table: Any, labels: Tensor, seed: int) -> tuple[dict[str, 
         for key in ("train", "validation", "test")
     }
     rule = "from the column 'split'" if len(set(names)) > 1 else "all rows are train"
-    if not len(rows["test"]) and len(rows["validation"]):
-        rows["test"], rows["validation"] = rows["validation"], rows["test"]
-        rule += "; its validation rows are test"
-    for key, share in (("test", 0.2), ("validation", 0.1)):
-        if not len(rows[key]):
-            train = rows["train"]
-            kept, held = hold_out(labels[train], share, seed=seed, name=str(path))
-            rows["train"], rows[key] = train[kept], train[held]
-            rule += f"; stratified: {share:.0%} of train {key}"
-    return rows, rule
+    return completed(rows, labels, rule, seed=seed, name=str(path))

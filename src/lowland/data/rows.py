@@ -13,7 +13,7 @@ from lowland.core.errors import InputError
 from lowland.data.decode import decode_image
 from lowland.data.examples import Examples, Request, chosen_split
 from lowland.data.files import read_source
-from lowland.data.parquet import SPLIT_NAMES
+from lowland.data.split import SPLIT_NAMES
 
 COLUMNS = {
     "images": ("image", "img"),

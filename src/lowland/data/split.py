@@ -9,6 +9,15 @@ from torch import Tensor
 from lowland.core.errors import InputError
 from lowland.core.seeds import generator
 
+SPLIT_NAMES = {
+    "train": "train",
+    "test": "test",
+    "validation": "validation",
+    "valid": "validation",
+    "val": "validation",
+}
+"""Names of splits in files and folders."""
+
 
 def stratified(labels: Tensor, count: int, *, name: str) -> Tensor:
     """The rows of `count` examples, ascending: the first of each class, class shares kept.
@@ -55,3 +64,35 @@ def hold_out(labels: Tensor, share: float, *, seed: int, name: str) -> tuple[Ten
     is_kept = torch.zeros(n, dtype=torch.bool)
     is_kept[shuffled[stratified(labels[shuffled], n - held, name=name)]] = True
     return is_kept.nonzero().flatten(), (~is_kept).nonzero().flatten()
+
+
+def completed(
+    rows: dict[str, Tensor], labels: Tensor, rule: str, *, seed: int, name: str
+) -> tuple[dict[str, Tensor], str]:
+    """Rows of train, validation and test where a source has some of them, and how they were found.
+
+    A source with validation rows and no test rows is tested on its validation rows. Whatever is
+    missing then is held out of train within each class: 20% for test, 10% of the rest for
+    validation.
+
+    Args:
+        rows: rows by split, ascending, empty where the source has none.
+        labels: class of every row of the source.
+        rule: how the source gave them.
+        seed: of what is held out.
+        name: the source, for messages.
+
+    Raises:
+        InputError: there are too few rows.
+    """
+    rows = dict(rows)
+    if not len(rows["test"]) and len(rows["validation"]):
+        rows["test"], rows["validation"] = rows["validation"], rows["test"]
+        rule += "; its validation rows are test"
+    for key, share in (("test", 0.2), ("validation", 0.1)):
+        if not len(rows[key]):
+            train = rows["train"]
+            kept, held = hold_out(labels[train], share, seed=seed, name=name)
+            rows["train"], rows[key] = train[kept], train[held]
+            rule += f"; stratified: {share:.0%} of train {key}"
+    return rows, rule
