@@ -39,8 +39,13 @@ def show(results: Mapping[str, Any], page: Path, console: Console) -> None:
     console.print(words.summary(claims), style="bold", highlight=False)
     console.print()
     console.print(_verdicts(claims, wide=console.width >= _WIDE))
-    parts = _arms(results) if results.get("comparison") else _tables(results, console.width)
-    for part in (*parts, *_sheets(results)):
+    if results.get("comparison"):
+        parts = _arms(results)
+    elif results.get("tables"):
+        parts = _sheets(results, console.width)
+    else:
+        parts = _tables(results, console.width)
+    for part in parts:
         console.print(part)
     _footer(results, page, console)
 
@@ -111,18 +116,31 @@ def _tables(results: Mapping[str, Any], width: int) -> list[Padding]:
     ]
 
 
-def _sheets(results: Mapping[str, Any]) -> list[Text | Padding]:
-    """The study's own tables."""
-    parts: list[Text | Padding] = []
-    for record in results.get("tables", ()):
+def _sheets(results: Mapping[str, Any], width: int) -> list[Padding]:
+    """The study's own tables, as many columns beside each other as fit."""
+    parts = []
+    for record in results["tables"]:
         head, rows = sheet(record)
-        table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-        for index, name in enumerate(head):
-            table.add_column(name, justify="right" if index else "left", vertical="bottom")
-        for row in rows:
-            table.add_row(*map(Text, row))
-        parts += [Text(record["title"], style="bold"), Padding(table, (0, 0, 1, 0))]
+        parts.append(Padding(Text(record["title"], style="bold"), 0))
+        for columns in _fitting(head, rows, width):
+            table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+            for index in columns:
+                table.add_column(head[index], justify="right" if index else "left", no_wrap=True)
+            for row in rows:
+                table.add_row(*(Text(row[index]) for index in columns))
+            parts.append(Padding(table, (0, 0, 1, 0)))
     return parts
+
+
+def _fitting(head: Sequence[str], rows: Rows, width: int) -> list[list[int]]:
+    """Columns in groups that fit, the first one in every group."""
+    widths = [2 + max(len(row[index]) for row in (head, *rows)) for index in range(len(head))]
+    groups = [[0]]
+    for index in range(1, len(head)):
+        if len(groups[-1]) > 1 and sum(widths[i] for i in (*groups[-1], index)) > width:
+            groups.append([0])
+        groups[-1].append(index)
+    return groups
 
 
 def _arms(results: Mapping[str, Any]) -> list[Padding]:

@@ -12,9 +12,10 @@ from lowland.studies.low_rank import STUDY as LOW_RANK
 from lowland.studies.methods import STUDY as METHODS
 from lowland.studies.runner import execute
 from lowland.studies.study import Choice, Study, radii
+from lowland.studies.two_layer import STUDY as TWO_LAYER
 
 STUDIES: Mapping[str, Study] = MappingProxyType(
-    {study.name: study for study in (LOW_RANK, METHODS)}
+    {study.name: study for study in (LOW_RANK, TWO_LAYER, METHODS)}
 )
 """Every study by name."""
 

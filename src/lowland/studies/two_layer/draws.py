@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -83,7 +84,9 @@ def draw(
     NumPy's legacy generator draws inputs and the order of examples, torch's the weights, each
     started at `seed` for the data and again for the student. Weights are standard normals in the
     order W, a, b, c after the default initialisation of two linear layers has used its numbers; the
-    teacher's rows are scaled to length 1 and its a replaced by signs.
+    teacher's rows are scaled to length 1 and its a replaced by signs. Those are multiplied by
+    √(3 / `teacher_units`), 1 for the published three, so that teachers of all sizes say numbers
+    of one size.
 
     Cost: 20,000 permutations of 20 numbers, about 0.1 s; the same for every activation and ρ.
     """
@@ -93,7 +96,8 @@ def draw(
     rows = teacher.weight[:, :-1]
     rows = rows / torch.linalg.vector_norm(rows, dim=1, keepdim=True)
     unit = torch.cat([rows, teacher.weight[:, -1:]], 1)
-    teacher = Network(unit, teacher.outer.sign(), teacher.offset)
+    size = math.sqrt(TEACHER_UNITS / teacher_units)
+    teacher = Network(unit, teacher.outer.sign() * size, teacher.offset)
     numbers, generator = np.random.RandomState(seed), torch.Generator().manual_seed(seed)
     scale = activation.initial_scale if initial_scale is None else initial_scale
     student = _normal_network(units, generator)

@@ -8,11 +8,14 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from lowland.studies.two_layer.activations import Activation
+from lowland.studies.two_layer.activations import Activation, with_ones
 from lowland.studies.two_layer.draws import Network
 from lowland.studies.two_layer.training import Batch
 
 VARIANCE = 0.9999
+
+CORRELATION = 0.999
+"""Units correlated by more, in magnitude, are one."""
 
 ROUNDING = 1e-6
 """Values of ReLUs below this share of the largest one count as zero; published: below none."""
@@ -31,7 +34,10 @@ class Reading:
         test_loss: (runs,) over the 1000 test examples.
         feature_rank: (runs,) components for 99.99 % of σ(Wx + b) on the training examples.
         active_units: (runs,).
+        distinct_units: (runs,) active units left when duplicates go.
         weight_norm: (runs,).
+        pull: (runs,) mean over examples and units of 2|r|·σ(h)·‖x̃‖²/‖∇f‖: how far SAM's own part
+            of a step pushes pre-activations down, per step size and ρ (see `proposition`).
     """
 
     step: int
@@ -39,21 +45,27 @@ class Reading:
     test_loss: Tensor
     feature_rank: Tensor
     active_units: Tensor
+    distinct_units: Tensor
     weight_norm: Tensor
+    pull: Tensor
 
 
 def read(
     step: int, network: Network, data: Batch, activation: Activation, convention: Convention
 ) -> Reading:
     """Losses, ranks, active units and norms of all runs."""
-    hidden = network.hidden(data.x, activation)
+    hidden, slope = activation.both(with_ones(data.x) @ network.weight)
+    r = (hidden @ network.outer[..., None])[..., 0] + network.offset[:, None] - data.y
+    active = activation.active(hidden, rounding=rounding(convention))
     return Reading(
         step=step,
-        train_loss=_loss(network, data.x, data.y, activation),
+        train_loss=r.square().mean(1),
         test_loss=_loss(network, data.test_x, data.test_y, activation),
         feature_rank=ranks(hidden, convention),
-        active_units=activation.active(hidden, rounding=rounding(convention)).sum(-1),
+        active_units=active.sum(-1),
+        distinct_units=distinct(hidden, active),
         weight_norm=network.norm(),
+        pull=_pull(network, data, hidden, slope, r),
     )
 
 
@@ -64,6 +76,35 @@ def rounding(convention: Convention) -> float:
 
 def _loss(network: Network, x: Tensor, y: Tensor, activation: Activation) -> Tensor:
     return (network.outputs(x, activation) - y).square().mean(1)
+
+
+def _pull(network: Network, data: Batch, hidden: Tensor, slope: Tensor, r: Tensor) -> Tensor:
+    square = data.x.square().sum(-1) + 1  # ‖x̃‖² with the 1 of the bias
+    along = (network.outer[:, None] * slope).square().sum(-1)
+    length = (hidden.square().sum(-1) + square * along + 1).sqrt()
+    return (2 * r.abs() * square / length * hidden.mean(-1)).mean(-1)
+
+
+def distinct(hidden: Tensor, active: Tensor) -> Tensor:
+    """(runs,) units of features (runs, examples, units) that repeat none before them.
+
+    As `distinct_units` has them with correlation 0.999 among the active units (runs, units), a
+    unit with one value on all examples counting as distinct. 0 for features that are not finite.
+
+    Cost: the correlations (runs, units, units) in float64, and a pass over the units.
+    """
+    finite = torch.isfinite(hidden).all(-1).all(-1)
+    values = torch.where(finite[:, None, None], hidden, 0.0).double()
+    centred = values - values.mean(1, keepdim=True)
+    norms = torch.linalg.vector_norm(centred, dim=1, keepdim=True)
+    rounded = values.abs().amax(1, keepdim=True) * values.shape[1] * torch.finfo(hidden.dtype).eps
+    unit = torch.where(norms > rounded, centred / norms, 0.0)
+    alike = (unit.mT @ unit).abs() > CORRELATION
+    kept = active & finite[:, None]
+    for j in range(1, kept.shape[1]):
+        repeats = (kept[:, :j] & alike[:, j, :j]).any(1)
+        kept[:, j] &= ~repeats
+    return kept.sum(1)
 
 
 def ranks(hidden: Tensor, convention: Convention) -> Tensor:

@@ -5,34 +5,33 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Literal, get_args
 
 import torch
 
 from lowland.core.errors import InputError, unknown
-from lowland.measure.features.distinct import distinct_units
-from lowland.studies.two_layer.activations import Activation, get_activation
+from lowland.studies.two_layer.activations import get_activation
 from lowland.studies.two_layer.draws import STEPS, TEACHER_UNITS, UNITS, draw
-from lowland.studies.two_layer.readings import Convention, Reading, read, rounding
+from lowland.studies.two_layer.readings import Convention, Reading, read
 from lowland.studies.two_layer.training import Plan, Trainer
 
 Regularizer = Literal["sam", "gradient-norm", "weight-decay"]
 REGULARIZERS: tuple[Regularizer, ...] = get_args(Regularizer)
 
-CORRELATION = 0.999
-
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
-    """A run at one step: what `TwoLayerRun` has at the last one."""
+    """A run at one step: what `TwoLayerRun` has at the last one, and `pull` (see `Reading`)."""
 
     step: int
     train_loss: float
     test_loss: float
     feature_rank: int
     active_units: int
+    distinct_units: int
     weight_norm: float
+    pull: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,11 +182,10 @@ def run_all(
             log_points(steps, points),
             lambda step, net, data: readings.append(read(step, net, data, used, convention)),
         )
-        hidden = trainer.network.hidden(trainer.data.x, used)
     curves = _curves(readings, len(asked))
     seconds = (time.perf_counter() - began) / len(asked)
     found = []
-    for (seed, radius), curve, features in zip(asked, curves, hidden, strict=True):
+    for (seed, radius), curve in zip(asked, curves, strict=True):
         end = curve[-1]
         found.append(
             TwoLayerRun(
@@ -201,7 +199,7 @@ def run_all(
                 test_loss=end.test_loss,
                 feature_rank=end.feature_rank,
                 active_units=end.active_units,
-                distinct_units=_distinct(features, used, convention),
+                distinct_units=end.distinct_units,
                 weight_norm=end.weight_norm,
                 diverged=not math.isfinite(end.weight_norm),
                 curve=curve,
@@ -229,7 +227,7 @@ def _plan(regularizer: Regularizer, radius: float) -> Plan:
 
 
 def _curves(readings: Sequence[Reading], runs: int) -> list[tuple[Point, ...]]:
-    names = ("train_loss", "test_loss", "feature_rank", "active_units", "weight_norm")
+    names = [field.name for field in fields(Point) if field.name != "step"]
     columns = [(r.step, {name: getattr(r, name).tolist() for name in names}) for r in readings]
     return [
         tuple(
@@ -238,16 +236,6 @@ def _curves(readings: Sequence[Reading], runs: int) -> list[tuple[Point, ...]]:
         )
         for place in range(runs)
     ]
-
-
-def _distinct(hidden: torch.Tensor, activation: Activation, convention: Convention) -> int:
-    """Active units that are left when duplicates go; constant ones are kept as they are."""
-    if not bool(torch.isfinite(hidden).all()):
-        return 0
-    active = hidden[:, activation.active(hidden, rounding=rounding(convention))]
-    if active.shape[1] == 0:
-        return 0
-    return int(distinct_units(active, correlation=CORRELATION, constant="distinct").value)
 
 
 def _check(
