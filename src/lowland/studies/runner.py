@@ -197,8 +197,9 @@ def _failures(plan: Plan, outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
 
 def _asked(choice: Choice, plan: Plan, runs: Sequence[Run]) -> dict[str, Any]:
     """The choice with the study's defaults filled in."""
-    places = {(run.rho, run.seed) for run in runs}
-    places |= {(p.recipe.rho, p.recipe.seed) for p in plan.runs if not p.many}
+    places = {(run.rho, run.seed) for run in runs if run.group not in plan.aside}
+    grid = [planned for planned in plan.runs if planned.group not in plan.aside]
+    places |= {(p.recipe.rho, p.recipe.seed) for p in grid if not p.many}
     return {
         **dataclasses.asdict(choice),
         "overrides": list(choice.overrides),

@@ -170,6 +170,8 @@ class Plan:
             (see `lowland.studies.methods.comparison`); None where the study has no arms.
         figures: makes the figures that are no panels.
         tables: makes tables of their own.
+        aside: groups that are shown beside the grid and do not count among its seeds, for example
+            the one seed that was published.
     """
 
     runs: tuple[Planned, ...]
@@ -180,6 +182,7 @@ class Plan:
     compare: Callable[[Runs], Mapping[str, Any]] | None = None
     figures: Callable[[Runs], Sequence[Drawing]] | None = None
     tables: Callable[[Runs], Sequence[Sheet]] | None = None
+    aside: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

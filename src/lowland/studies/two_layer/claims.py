@@ -146,7 +146,7 @@ def _relu() -> tuple[Claim, ...]:
         ),
         Claim(
             name="relu-follows-loss",
-            sentence="The lowering component is proportional to the root of the loss.",
+            sentence="Over training the lowering component shrinks as the root of the loss does.",
             source="§4.2, Prop. 1",
             published="proportional to √ℓ",
             effect="slope of the log of the component on log √(train loss) while SAM acts, "

@@ -64,6 +64,7 @@ def plan(choice: Choice) -> Plan:
         notes=_notes(choice, sizes),
         figures=figures,
         tables=tables,
+        aside=tuple(PUBLISHED.values()),
     )
 
 

@@ -49,7 +49,8 @@ class SamStep:
         """(examples,) norm of what the two terms leave, over the norm of the gradient."""
         left = self.gradient - self.data_fitting - self.regularisation
         size: Tensor = torch.linalg.vector_norm(left, dim=(1, 2))
-        return size / torch.linalg.vector_norm(self.gradient, dim=(1, 2))
+        whole: Tensor = torch.linalg.vector_norm(self.gradient, dim=(1, 2))
+        return size / whole
 
 
 def sam_step(network: Network, x: Tensor, y: Tensor, rho: float, activation: Activation) -> SamStep:
