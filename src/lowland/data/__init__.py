@@ -6,21 +6,28 @@ from lowland.data.clients import dirichlet_clients
 from lowland.data.examples import Examples, of_data
 from lowland.data.images import ImageData, Split
 from lowland.data.load import DATASETS, load
+from lowland.data.load_pairs import PAIRS, load_pairs
 from lowland.data.opening import open_examples
+from lowland.data.pairs import Pairs, PairSplit, assemble_pairs
 from lowland.data.preprocess import Preprocessing
 
 __all__ = [
     "DATASETS",
+    "PAIRS",
     "POLICIES",
     "Examples",
     "ImageData",
+    "PairSplit",
+    "Pairs",
     "Preprocessing",
     "Split",
+    "assemble_pairs",
     "augment",
     "batch_count",
     "batches",
     "dirichlet_clients",
     "load",
+    "load_pairs",
     "numbered_batches",
     "of_data",
     "open_examples",

@@ -177,7 +177,7 @@ def assemble(
     if rows.diff().eq(0).any():
         raise ValueError(f"{name}: splits are not disjoint")
     classes = _count_classes(name, splits)
-    mean, std = _channel_statistics(train.images)
+    mean, std = channel_statistics(train.images)
     channels, height, width = train.images.shape[1:]
     return ImageData(
         name=name,
@@ -219,7 +219,7 @@ def _count_classes(name: str, splits: dict[str, Split]) -> int:
     return classes
 
 
-def _channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and (population) standard deviation per channel, from exact integer sums."""
     channels = images.shape[1]
     total = torch.zeros(channels, dtype=torch.int64, device=images.device)

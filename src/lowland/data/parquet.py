@@ -37,7 +37,7 @@ def read_parquet(name: str, seed: int) -> ImageData:
     table = _read_table(path, content)
     labels = _labels(path, table.column("label"))
     splits, rule = _rows(path, table, labels, seed)
-    pixels = torch.from_numpy(decode(path, _encoded(path, table.column("image"))))
+    pixels = torch.from_numpy(decode(path, encoded_images(path, table.column("image"))))
     whole = Split(pixels, labels, torch.arange(len(labels)))
     return assemble(
         name,
@@ -75,7 +75,12 @@ def _labels(path: Path, column: Any) -> Tensor:
     return torch.tensor(column.to_pylist(), dtype=torch.int64)
 
 
-def _encoded(path: Path, column: Any) -> list[bytes | None]:
+def encoded_images(path: Path, column: Any, name: str = "image") -> list[bytes | None]:
+    """The bytes of a column of encoded images, None where there are none.
+
+    Raises:
+        InputError: it holds something else.
+    """
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -83,7 +88,7 @@ def _encoded(path: Path, column: Any) -> list[bytes | None]:
         column = pc.struct_field(column, "bytes")
     if not (pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type)):
         raise InputError(
-            f"{path}: column 'image' holds {column.type}: use encoded bytes (JPEG, PNG, ...)"
+            f"{path}: column {name!r} holds {column.type}: use encoded bytes (JPEG, PNG, ...)"
         )
     encoded: list[bytes | None] = column.to_pylist()
     return encoded

@@ -82,7 +82,7 @@ def _column(path: Path, names: list[str], request: Request) -> str:
 def _marks(path: Path, table: Any) -> list[str]:
     """The split of each row; whatever begins with train, val or test is that (``train2017``)."""
     marks = table.column("split").to_pylist()
-    known = {mark: _split(mark) for mark in set(marks)}
+    known = {mark: split_of(mark) for mark in set(marks)}
     for row, mark in enumerate(marks):
         if known[mark] is None:
             raise InputError(
@@ -92,7 +92,8 @@ def _marks(path: Path, table: Any) -> list[str]:
     return [str(known[mark]) for mark in marks]
 
 
-def _split(mark: Any) -> str | None:
+def split_of(mark: Any) -> str | None:
+    """The split that a word means, by how it begins (``train2017``); None for none."""
     words = str(mark).lower()
     return next((split for name, split in SPLIT_NAMES.items() if words.startswith(name)), None)
 
