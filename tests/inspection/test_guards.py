@@ -12,11 +12,11 @@ import pytest
 import torch
 from made_networks import MEAN_STD, array_data, asked, foreign, inspected, narrow, pixels, png
 
-from lowland.core.errors import InputError
+from lowland.core.errors import InputError, one_line
 from lowland.data import open_examples
 from lowland.inspection import How, load_subject, measuring, probing
 from lowland.inspection.measuring import measure, prepare
-from lowland.inspection.subject import default_blocks, one_line
+from lowland.inspection.subject import default_blocks
 from lowland.measure import inspect_model
 
 HOW = How(constructor="made_networks:foreign", **MEAN_STD)

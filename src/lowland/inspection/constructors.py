@@ -12,8 +12,7 @@ from typing import Any
 
 from torch import nn
 
-from lowland.core.errors import InputError
-from lowland.inspection.subject import one_line
+from lowland.core.errors import InputError, one_line
 
 
 def parse_arguments(pairs: Sequence[str]) -> dict[str, Any]:

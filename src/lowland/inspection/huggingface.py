@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from lowland.core.errors import InputError
+from lowland.core.errors import InputError, one_line
 from lowland.data import Preprocessing
-from lowland.inspection.subject import Encode, Subject, default_blocks, one_line, stands_for_all
+from lowland.inspection.subject import Encode, Subject, default_blocks, stands_for_all
 from lowland.inspection.towers import tower_of
-
-HEADS = {
-    "ForImageClassification": "AutoModelForImageClassification",
-    "ForSequenceClassification": "AutoModelForSequenceClassification",
-}
-"""Endings of the stored architecture -> class that loads it; any other is loaded without a head."""
+from lowland.models.hub import image_settings, transformers_network, transformers_place
 
 _RESAMPLE = {0: "nearest", 1: "bicubic", 2: "bilinear", 3: "bicubic"}
 
@@ -34,22 +26,13 @@ def open_huggingface(name: str, tower: str | None = None) -> Subject:
     Raises:
         InputError: transformers is missing, or the model or its processor cannot be loaded.
     """
-    where = name.partition(":")[2]
-    if not where:
-        raise InputError(f"model {name!r} lacks its name: hf:NAME or hf:FOLDER")
-    try:
-        import transformers
-    except ImportError as error:
-        raise InputError(
-            f"{name} needs transformers ({one_line(error)}): pip install transformers"
-        ) from None
-    if where.startswith((".", "/", "~")) and not Path(where).expanduser().is_dir():
-        raise InputError(f"{where}: no such folder")
-    where = str(Path(where).expanduser()) if Path(where).expanduser().is_dir() else where
-    module, head, notes = _loaded(name, where)
+    where = transformers_place(name)
+    import transformers
+
+    module, head, notes = transformers_network(name, where)
     part = tower_of(name, module, tower)
     taken = None if part is None else tower or "image"
-    settings = None if taken == "text" else _image_settings(where)
+    settings = None if taken == "text" else image_settings(where)
     encode = None if settings is not None or taken == "image" else _encoder(name, where)
     kind, network = f"transformers {transformers.__version__}", type(module).__name__
     if part is not None:
@@ -73,41 +56,6 @@ def open_huggingface(name: str, tower: str | None = None) -> Subject:
     )
 
 
-def _loaded(name: str, where: str) -> tuple[nn.Module, bool, tuple[str, ...]]:
-    """The network, whether it gives logits, and a note on weights that the checkpoint lacks."""
-    import transformers
-    from transformers.utils import logging
-
-    bars = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    try:
-        config = transformers.AutoConfig.from_pretrained(where)
-        stored = (getattr(config, "architectures", None) or [""])[0]
-        head = next((kind for ending, kind in HEADS.items() if stored.endswith(ending)), None)
-        loader = getattr(transformers, head or "AutoModel")
-        module, found = loader.from_pretrained(where, dtype=torch.float32, output_loading_info=True)
-    except Exception as error:  # unknown names, no network, broken files: each its own kind
-        raise InputError(
-            f"{name}: transformers cannot load it: {one_line(error).rstrip('.')}: check the name, "
-            "or give a folder that save_pretrained wrote, hf:FOLDER"
-        ) from None
-    finally:
-        if bars:
-            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
-    return module, head is not None, _missing(found)
-
-
-def _missing(found: dict[str, Any]) -> tuple[str, ...]:
-    names = sorted(found.get("missing_keys", ()))
-    if not names:
-        return ()
-    more = ", ..." if len(names) > 2 else ""
-    return (
-        f"{len(names)} tensors are not in the checkpoint and were drawn at random "
-        f"({', '.join(names[:2])}{more}).",
-    )
-
-
 def _by_name(module: nn.Module, args: Any, kwargs: Any) -> Any:
     """Named inputs in one mapping become arguments."""
     if args and isinstance(args[0], dict):
@@ -119,21 +67,6 @@ def _logits(module: nn.Module, inputs: Any, output: Any) -> Tensor:
     """The logits alone, as every other network gives them."""
     logits: Tensor = output.logits
     return logits
-
-
-def _image_settings(where: str) -> dict[str, Any] | None:
-    """What the stored image processor says; None for a model without one."""
-    from transformers.utils.hub import cached_file
-
-    for file in ("preprocessor_config.json", "processor_config.json"):
-        found = cached_file(where, file, _raise_exceptions_for_missing_entries=False)
-        if found is None:
-            continue
-        settings = json.loads(Path(found).read_text("utf-8"))
-        settings = settings.get("image_processor", settings)
-        if "image_mean" in settings or "size" in settings:
-            return dict(settings)
-    return None
 
 
 def _preprocessing(settings: dict[str, Any]) -> Preprocessing:

@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lowland.core.errors import InputError
+from lowland.core.errors import InputError, one_line
 from lowland.core.restore import preserved
 from lowland.inspection.scripted import Scripted
-from lowland.inspection.subject import Subject, one_line
+from lowland.inspection.subject import Subject
 from lowland.measure.blocks import eager, named_blocks
 from lowland.measure.evaluation import device_of, outputs_of
 

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lowland.core.errors import InputError
-from lowland.inspection.subject import Subject, check_file, default_blocks, one_line, stands_for_all
+from lowland.core.errors import InputError, one_line
+from lowland.inspection.subject import Subject, check_file, default_blocks, stands_for_all
 from lowland.inspection.weights import sha256
 
 

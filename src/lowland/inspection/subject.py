@@ -140,14 +140,3 @@ def check_file(path: Path) -> Path:
             return path
     except OSError as error:
         raise InputError(f"{path}: {(error.strerror or 'cannot be read').lower()}") from None
-
-
-def one_line(error: BaseException, limit: int = 200) -> str:
-    """The first line of what an error says, not too long."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    text = lines[0] if lines else type(error).__name__
-    if isinstance(error, KeyError):  # its words are the key alone
-        text = f"KeyError: {text}"
-    if "TorchScript interpreter" in text:  # what went wrong comes at the end there
-        text = lines[-1]
-    return text if len(text) <= limit else text[: limit - 3] + "..."

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from lowland.core.errors import InputError
 from lowland.data import Preprocessing
 from lowland.data.preprocess import INTERPOLATIONS
-from lowland.inspection.subject import Subject, default_blocks, one_line, stands_for_all
+from lowland.inspection.subject import Subject, default_blocks, stands_for_all
+from lowland.models.hub import timm_network
 
 
 def open_timm(name: str, model: str, *, pretrained: bool = True) -> Subject:
@@ -20,18 +20,9 @@ def open_timm(name: str, model: str, *, pretrained: bool = True) -> Subject:
     Raises:
         InputError: timm is missing, or cannot make the network.
     """
-    try:
-        import timm
-        from timm.data import resolve_model_data_config
-    except Exception as error:  # an import that fails in any way, as where torchvision is broken
-        raise InputError(
-            f"{name} needs timm, which cannot be imported ({one_line(error)}): pip install timm"
-        ) from None
-    try:
-        module = timm.create_model(model.partition(":")[2], pretrained=pretrained)
-    except Exception as error:  # unknown names, no network, no weights: each its own kind
-        raise InputError(f"{name}: timm cannot make it: {one_line(error)}") from None
-    config = resolve_model_data_config(module)
+    module, config = timm_network(name, model, pretrained=pretrained)
+    import timm
+
     return Subject(
         name=name,
         kind=f"timm {getattr(timm, '__version__', '')}".strip(),

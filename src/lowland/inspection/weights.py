@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lowland.core.errors import InputError
-from lowland.inspection.subject import check_file, one_line
+from lowland.core.errors import InputError, one_line
+from lowland.inspection.subject import check_file
 
 NESTS = ("state_dict", "model_state_dict", "model", "module", "net", "weights", "params")
 """Keys under which training scripts put the weights in their checkpoints."""
