@@ -63,6 +63,7 @@ from lowland.optim.selections import (
 )
 from lowland.optim.sharpness_aware import SharpnessAware
 from lowland.optim.slsam import SLSAM
+from lowland.optim.stateless_adam import StatelessAdam
 from lowland.optim.step import Step
 from lowland.optim.trajectory import MESA, SAF
 from lowland.optim.transforms import Centralized, MinusRunningMean, RunningMean, Transform
@@ -145,6 +146,7 @@ __all__ = [
     "Schedule",
     "Selection",
     "SharpnessAware",
+    "StatelessAdam",
     "Step",
     "StepRecord",
     "TraceSAM",
