@@ -19,7 +19,7 @@ from lowland.studies import Choice, get
 from lowland.train import Progress, Recipe, check_recipe, read_history, read_record, run
 from lowland.train.arguments import Clock, build_optimizer
 from lowland.train.plan import make_plan
-from lowland.train.recipe import FEDERATED
+from lowland.train.stepped import FEDERATED
 from lowland.train.trainer import Trainer
 
 Make = Callable[..., Recipe]

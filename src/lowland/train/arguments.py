@@ -25,7 +25,8 @@ with the method's own.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -36,9 +37,14 @@ from lowland.core.errors import InputError
 from lowland.core.seeds import derived_seed, generator
 from lowland.data import augment
 from lowland.train.plan import Plan
-from lowland.train.recipe import NO_METHOD, Recipe
+from lowland.train.stepped import NO_METHOD, Stepped
 
-BASES = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
+BASES = {
+    "adam": torch.optim.Adam,
+    "adamw": torch.optim.AdamW,
+    "published-adam": optim.StatelessAdam,
+    "sgd": torch.optim.SGD,
+}
 MOST = 1024
 """Images of `ascent_data` in one pass."""
 
@@ -71,15 +77,37 @@ def build_optimizer(
     Raises:
         InputError: `method_options` has something that the method does not take, or cannot use.
     """
-    recipe = plan.recipe
+    clock = clock or Clock()
+
+    def filled(name: str, options: dict[str, Any]) -> Any:
+        return _FROM_RUN[name](plan, options, clock)
+
+    return assembled(plan.recipe, model, {name: partial(filled, name) for name in _FROM_RUN})
+
+
+def assembled(
+    recipe: Stepped, model: nn.Module, from_run: Mapping[str, Callable[[dict[str, Any]], Any]]
+) -> torch.optim.Optimizer:
+    """The optimizer of a recipe of any kind.
+
+    Args:
+        recipe: what is asked.
+        model: the network.
+        from_run: constructor argument -> how it is made from `method_options`, out of which it
+            takes what is its own.
+
+    Raises:
+        InputError: as for `build_optimizer`.
+    """
     if recipe.method == NO_METHOD:
-        plain: torch.optim.Optimizer = _base(recipe)(model.parameters(), **_settings(recipe))
+        trained = [p for p in model.parameters() if p.requires_grad]
+        plain: torch.optim.Optimizer = _base(recipe)(trained, **_settings(recipe))
         return plain
     method = optim.METHODS[recipe.method]
     given = dict(recipe.method_options)
     asks = inspect.signature(method.optimizer).parameters
-    for name in [name for name in _FROM_RUN if name in asks and name not in given]:
-        given[name] = _FROM_RUN[name](plan, given, clock or Clock())
+    for name in [name for name in from_run if name in asks and name not in given]:
+        given[name] = from_run[name](given)
     own = recipe.brings_base
     settings = _own_settings(recipe) if own else _settings(recipe)
     try:
@@ -98,21 +126,21 @@ def build_optimizer(
         ) from None
 
 
-def takes_batch(recipe: Recipe, optimizer: Any) -> bool:
+def takes_batch(recipe: Stepped, optimizer: Any) -> bool:
     """Whether an update hands the batch over, in place of a closure."""
     return recipe.method in ONCE or bool(getattr(optimizer, "needs_batch", False))
 
 
-def _base(recipe: Recipe) -> Any:
+def _base(recipe: Stepped) -> Any:
     return BASES[recipe.base]
 
 
-def _settings(recipe: Recipe) -> dict[str, Any]:
+def _settings(recipe: Stepped) -> dict[str, Any]:
     settings: dict[str, Any] = {"lr": recipe.lr, "weight_decay": recipe.weight_decay}
     return settings | ({"momentum": recipe.momentum} if recipe.base == "sgd" else {})
 
 
-def _own_settings(recipe: Recipe) -> dict[str, Any]:
+def _own_settings(recipe: Stepped) -> dict[str, Any]:
     """For a base optimizer that the method brings: it may have no weight decay."""
     decay = {"weight_decay": recipe.weight_decay} if recipe.weight_decay else {}
     return {"lr": recipe.lr, **decay}

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
-import functools
 import typing
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from lowland.core.errors import InputError, unknown
+from lowland.train.fields import at_least
 from lowland.train.schedule import SCHEDULES
-from lowland.train.settings import Options, check, parse
+from lowland.train.settings import Options
+from lowland.train.stepped import FEDERATED as FEDERATED
+from lowland.train.stepped import NO_METHOD as NO_METHOD
+from lowland.train.stepped import Stepped
 
-NO_METHOD = "none"
-"""The method that is the base optimizer alone: one pass per step, no perturbation."""
-FEDERATED = ("fedasam", "fedsam", "mofedsam")
-"""Methods that train on many clients in rounds, which a recipe has not got."""
 BASES = ("adam", "adamw", "sgd")
 CENTERS = ("example", "none", "unit")
 DEVICES = ("auto", "cpu", "cuda")
@@ -24,7 +20,7 @@ PRECISIONS = ("32-true", "64-true", "bf16-mixed", "bf16-true")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe:
+class Recipe(Stepped):
     """What to train, how, and what to measure. Equal recipes are equal runs.
 
     Attributes:
@@ -107,47 +103,11 @@ class Recipe:
     threads: int = 1
 
     def __post_init__(self) -> None:
-        for name, hint in _hints().items():
-            object.__setattr__(self, name, check(name, getattr(self, name), hint))
+        self.normalise()
+        self.check_method()
         self._check_names()
         self._check_numbers()
         self._check_combinations()
-
-    @classmethod
-    def from_mapping(cls, mapping: Mapping[str, Any]) -> Recipe:
-        """A recipe from plain values, such as `to_dict` gives.
-
-        Raises:
-            InputError: an unknown key (the nearest one is given) or an unusable value.
-        """
-        for key in mapping:
-            if key not in _hints():
-                raise unknown("setting", key, _hints())
-        return cls(**mapping)
-
-    def with_settings(self, settings: Sequence[str]) -> Recipe:
-        """This recipe with ``["epochs=5", "width=8"]`` changed, each read by its field's type.
-
-        Raises:
-            InputError: no ``=``, an unknown key (the nearest one is given) or an unusable value.
-        """
-        changes: dict[str, Any] = {}
-        for setting in settings:
-            key, equals, text = setting.partition("=")
-            key = key.strip()
-            if not equals:
-                raise InputError(f"setting {setting!r} has no value: write key=value")
-            if key not in _hints():
-                raise unknown("setting", key, _hints())
-            changes[key] = parse(key, text, _hints()[key])
-        return dataclasses.replace(self, **changes)
-
-    def to_dict(self) -> dict[str, Any]:
-        """All settings as plain JSON values, in the order of the fields."""
-        values = {name: getattr(self, name) for name in _hints()}
-        for name in ("method_options", "measure_options"):
-            values[name] = dict(values[name])
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -155,39 +115,16 @@ class Recipe:
         place = self.data.partition(":")[2]
         return (place,) if place else ()
 
-    @property
-    def brings_base(self) -> bool:
-        """Whether the method is an optimizer of its own, so that base and momentum are not used."""
-        from lowland.optim import METHODS
-
-        return self.method in METHODS and METHODS[self.method].kind == "base optimizer"
-
-    @property
-    def optimizer(self) -> str:
-        """What steps, in words."""
-        if self.method == NO_METHOD:
-            return self.base
-        if self.brings_base:
-            return f"{self.method} over its own base optimizer; base and momentum are not used"
-        return f"{self.method} over {self.base}"
-
     def _check_names(self) -> None:
         from lowland.data import DATASETS
         from lowland.measure import INSTRUMENTS
         from lowland.models import MODELS
-        from lowland.optim import METHODS
 
-        if self.method in FEDERATED:
-            raise InputError(
-                f"{self.method} trains in rounds over clients, and a recipe has none: choose "
-                "another method, or call it from Python"
-            )
         kinds = {name.partition(":")[0] for name in DATASETS}
         if self.data.partition(":")[0] not in kinds:
             raise unknown("data set", self.data, DATASETS)
         known: tuple[tuple[str, str, typing.Iterable[str]], ...] = (
             ("model", self.model, MODELS),
-            ("method", self.method, [NO_METHOD, *METHODS]),
             ("base optimizer", self.base, BASES),
             ("schedule", self.schedule, SCHEDULES),
             ("precision", self.precision, PRECISIONS),
@@ -208,12 +145,12 @@ class Recipe:
             "measure_every",
             "threads",
         ):
-            _at_least(name, getattr(self, name), 1)
+            at_least(name, getattr(self, name), 1)
         for name in ("rho", "lr", "momentum", "weight_decay", "sharpness_rho", "seed"):
-            _at_least(name, getattr(self, name), 0)
+            at_least(name, getattr(self, name), 0)
         for name in ("width", "limit"):
             if getattr(self, name) is not None:
-                _at_least(name, getattr(self, name), 1)
+                at_least(name, getattr(self, name), 1)
         for name in ("centers", "variances"):
             if not getattr(self, name):
                 raise InputError(f"{name} is empty: give one or more")
@@ -222,10 +159,6 @@ class Recipe:
                 raise InputError(f"variances must be shares in (0, 1], not {variance}")
 
     def _check_combinations(self) -> None:
-        if self.method == NO_METHOD and (self.rho or self.method_options):
-            raise InputError("method none has no rho and no method_options: choose a method")
-        if self.base != "sgd" and self.momentum:
-            raise InputError(f"momentum belongs to base sgd, not to {self.base}: set momentum=0")
         for key, _ in self.measure_options:
             if key.partition(".")[0] not in self.measures:
                 raise InputError(
@@ -250,15 +183,3 @@ class Recipe:
                 read_options(nested(self.measure_options))
             except InputError as error:
                 raise InputError(f"measure_options: {error}") from None
-
-
-@functools.cache
-def _hints() -> dict[str, Any]:
-    """Field names and types, in order."""
-    hints = typing.get_type_hints(Recipe)
-    return {field.name: hints[field.name] for field in dataclasses.fields(Recipe)}
-
-
-def _at_least(name: str, value: float, least: int) -> None:
-    if value < least:
-        raise InputError(f"{name} must be {least} or more, not {value}")

@@ -108,7 +108,7 @@ def _at(base: Recipe, method: str, rho: float, seed: int) -> Recipe:
 
     The base optimizer that a method brings is there in no other way than by the method.
     """
-    from lowland.train.recipe import NO_METHOD
+    from lowland.train.stepped import NO_METHOD
 
     if rho == 0 and not base.brings_base:
         return dataclasses.replace(base, method=NO_METHOD, rho=0.0, method_options=(), seed=seed)
