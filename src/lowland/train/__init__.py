@@ -1,6 +1,7 @@
 """Training: a recipe, an experiment or a reading goes in, a run directory comes out."""
 
 from lowland.train.check import check_recipe
+from lowland.train.contrastive import ContrastiveRecipe
 from lowland.train.directory import read_record, read_weights
 from lowland.train.experiment import Experiment
 from lowland.train.history import Row, read_history
@@ -18,6 +19,7 @@ from lowland.train.tracking import Logger, LoggerFactory, Tracking
 from lowland.train.worker import Outcome
 
 __all__ = [
+    "ContrastiveRecipe",
     "Event",
     "Experiment",
     "Launcher",

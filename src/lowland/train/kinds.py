@@ -1,4 +1,4 @@
-"""Runs of any kind: of a recipe, of an experiment, or a reading."""
+"""Runs of any kind: of a recipe of either kind, of an experiment, or a reading."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lowland.train.check import check_recipe
+from lowland.train.contrastive import ContrastiveRecipe
 from lowland.train.experiment import Experiment
 from lowland.train.loop import run
 from lowland.train.reading import Reading
@@ -29,8 +30,8 @@ def check_any(what: Runnable) -> None:
         _itself(what).check()
 
 
-def _itself(what: Runnable) -> Experiment | Reading:
+def _itself(what: Runnable) -> Experiment | Reading | ContrastiveRecipe:
     """What runs and checks itself."""
-    if not isinstance(what, Experiment | Reading):
+    if not isinstance(what, Experiment | Reading | ContrastiveRecipe):
         raise TypeError(f"a {type(what).__name__} is no Recipe, Experiment or Reading")
     return what

@@ -79,27 +79,36 @@ def run(
             directory is in use, or damaged, or something else; the disk is full. What was there
             stays as it was.
     """
-    options = Options(
-        on_progress or (lambda progress: None), checkpoint_seconds, loggers, log_every
+    return watched_run(
+        lambda: make_plan(recipe),
+        root,
+        on_progress=on_progress,
+        checkpoint_seconds=checkpoint_seconds,
+        loggers=loggers,
+        log_every=log_every,
+        patience=patience,
     )
-    return carry_out(lambda: make_plan(recipe), Path(root), options, patience=patience)
 
 
-def carry_out(prepare: Callable[[], Job], root: Path, options: Options, *, patience: float) -> Path:
-    """Do a job of any kind under `root`, as `run` does that of a recipe.
-
-    Args:
-        prepare: looks up what the job needs, once it is clear that it can be done here.
-        root: folder of run directories.
-        options: how the run is watched.
-        patience: seconds to wait for a directory that is in use.
-    """
+def watched_run(
+    prepare: Callable[[], Job],
+    root: str | os.PathLike[str],
+    *,
+    on_progress: OnProgress | None = None,
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
+    loggers: Loggers = (),
+    log_every: int = EVERY,
+    patience: float = 0.0,
+) -> Path:
+    """Do a job of any kind, which `prepare` looks up, under `root`; the rest is as for `run`."""
+    tell = on_progress or (lambda progress: None)
+    options = _Options(tell, checkpoint_seconds, loggers, log_every)
     _check_installed()
     check_loggers(options.loggers)
     if options.log_every < 1:
         raise InputError(f"log every must be 1 or more, not {options.log_every}")
     job = prepare()
-    folder = root / job.run
+    folder = Path(root) / job.run
 
     def work(hold: Hold) -> None:
         with _own_torch_settings(job):
@@ -111,19 +120,19 @@ def carry_out(prepare: Callable[[], Job], root: Path, options: Options, *, patie
 
 
 @dataclass(frozen=True)
-class Options:
-    """How a run is watched (see `run`); nothing of it changes what comes out."""
+class _Options:
+    """How a run is watched; nothing of it changes what comes out."""
 
-    tell: OnProgress = lambda progress: None
-    checkpoint_seconds: float = CHECKPOINT_SECONDS
-    loggers: Loggers = ()
-    log_every: int = EVERY
+    tell: OnProgress
+    checkpoint_seconds: float
+    loggers: Loggers
+    log_every: int
 
 
 class _Run:
     """A run at work in its directory, which is locked."""
 
-    def __init__(self, job: Job, folder: Path, hold: Hold, options: Options) -> None:
+    def __init__(self, job: Job, folder: Path, hold: Hold, options: _Options) -> None:
         self._job, self._folder, self._hold = job, folder, hold
         self._tell = options.tell
         work = job.start()

@@ -92,7 +92,7 @@ def make_plan(recipe: Recipe) -> Plan:
     Raises:
         InputError: the data cannot be read, or the recipe does not fit data or machine.
     """
-    device = _device(recipe.device)
+    device = device_of(recipe.device)
     data = load(recipe.data, labels=recipe.labels, limit=recipe.limit)
     transfer = None
     if recipe.transfer_labels is not None:
@@ -135,7 +135,12 @@ def _check_neighbors(recipe: Recipe, data: ImageData, transfer: ImageData | None
             )
 
 
-def _device(name: str) -> str:
+def device_of(name: str) -> str:
+    """``cpu`` or ``cuda``, from a recipe's word for it.
+
+    Raises:
+        InputError: there is no GPU.
+    """
     available = torch.cuda.is_available()
     if name == "cuda" and not available:
         raise InputError("device cuda is not there: use device=cpu or device=auto")

@@ -110,15 +110,20 @@ class Trainer:
         Args:
             loss: what `update` returned.
         """
-        last = getattr(self.optimizer, "last", None)
-        known = {} if last is None else last.metrics()
-        named = {METRICS[name]: value for name, value in known.items() if name in METRICS}
-        return named if loss is None else {"train/loss": float(loss), **named}
+        return step_metrics(self.optimizer, loss)
 
     def restore(self, state: State) -> None:
         """Go on from `state`."""
         self.module.load_state_dict(state.model)
         self.optimizer.load_state_dict(state.optimizer)
+
+
+def step_metrics(optimizer: Any, loss: Tensor | None) -> dict[str, float]:
+    """What an optimizer knows of its last step, by the names in `METRICS`."""
+    last = getattr(optimizer, "last", None)
+    known = {} if last is None else last.metrics()
+    named = {METRICS[name]: value for name, value in known.items() if name in METRICS}
+    return named if loss is None else {"train/loss": float(loss), **named}
 
 
 def build_model(recipe: Recipe, shape: tuple[int, int, int], classes: int) -> nn.Module:

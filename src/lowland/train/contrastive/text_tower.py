@@ -1,0 +1,154 @@
+"""Encoders of texts by name, and what they are called with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lowland.core.errors import InputError, one_line
+from lowland.data import Pairs, PairSplit
+from lowland.models import TextEncoder
+from lowland.models.hub import transformers_network, transformers_place
+from lowland.models.text import pooled
+from lowland.train.contrastive.images import drop_pooler, silent_dropout
+from lowland.train.contrastive.kept import Kept
+from lowland.train.contrastive.own_text import Tokenize, own_encoder
+from lowland.train.contrastive.recipe import OWN_TEXTS, ContrastiveRecipe
+from lowland.train.contrastive.texts import Texts, listed, places
+
+CHUNK = 256
+"""Texts per pass of an encoder that is not trained."""
+
+_FEATURES = Kept(2)
+
+
+@dataclass(frozen=True, eq=False)
+class TextTower:
+    """An encoder of texts, and the texts of all splits as it is called with them.
+
+    Attributes:
+        module: the encoder; `nn.Identity` where the texts are features already.
+        width: number of features.
+        texts: of each split; of validation and test the first captions alone.
+    """
+
+    module: nn.Module
+    width: int
+    texts: dict[str, Texts]
+
+
+def build_texts(recipe: ContrastiveRecipe, data: Pairs, *, trial: bool = False) -> TextTower:
+    """The text tower of a recipe for these data.
+
+    Features of an encoder that is not trained are computed here, once for all runs of a process
+    that have the same encoder and data.
+
+    Args:
+        recipe: what is asked.
+        data: the pairs.
+        trial: only find out whether it works: no pretraining, and features of one text.
+
+    Raises:
+        InputError: the encoder cannot be had, or its options do not fit.
+    """
+    if recipe.text in OWN_TEXTS:
+        module: nn.Module
+        module, tokenize = own_encoder(recipe, data, trial=trial)
+    else:
+        module, tokenize = _transformers(recipe)
+    silent_dropout(module)
+    splits = {name: (split, name != "train") for name, split in data.splits.items()}
+    lists = {
+        name: listed(split.captions, recipe.captions, only_first=only_first)
+        for name, (split, only_first) in splits.items()
+    }
+    if trial:
+        lists = dict.fromkeys(lists, lists["test"][:1])
+    if not recipe.freeze_text:
+        called = {name: tokenize(texts) for name, texts in lists.items()}
+        return TextTower(module, _width(module), _texts(called, splits))
+
+    def features() -> dict[str, tuple[Tensor, ...]]:
+        return {name: (_features(module, tokenize, list_),) for name, list_ in lists.items()}
+
+    named = ("text", "text_options", "pool", "captions", "max_tokens", "pretraining", "threads")
+    key = (data.fingerprint, trial, *(getattr(recipe, name) for name in named))
+    found = _FEATURES(key, features)
+    return TextTower(nn.Identity(), found["train"][0].shape[1], _texts(found, splits))
+
+
+def _texts(
+    called: Mapping[str, tuple[Tensor, ...]], splits: dict[str, tuple[PairSplit, bool]]
+) -> dict[str, Texts]:
+    return {
+        name: Texts(tensors, *places(splits[name][0].captions, only_first=splits[name][1]))
+        for name, tensors in called.items()
+    }
+
+
+def _features(module: nn.Module, tokenize: Tokenize, texts: list[str]) -> Tensor:
+    """Features of texts, in float32 on the CPU; computed on a GPU if there is one."""
+    tokens, present = tokenize(texts)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    module = module.to(device).eval()
+    with torch.no_grad():
+        parts = [
+            module(tokens[i : i + CHUNK].to(device), present[i : i + CHUNK].to(device)).float()
+            for i in range(0, len(tokens), CHUNK)
+        ]
+    return torch.cat(parts).cpu()
+
+
+def _width(module: nn.Module) -> int:
+    """Number of features of an encoder of texts."""
+    if isinstance(module, TextEncoder):
+        return module.width
+    assert isinstance(module, FromTokens)
+    config: Any = module.network.config
+    return int(config.hidden_size)
+
+
+class FromTokens(nn.Module):
+    """A network of transformers that reads tokens, and one vector from its last states."""
+
+    def __init__(self, network: nn.Module, pool: str) -> None:
+        super().__init__()
+        drop_pooler(network)
+        self.network, self.pool = network, pool
+
+    def forward(self, tokens: Tensor, present: Tensor) -> Tensor:
+        """Features (b, d)."""
+        found = self.network(input_ids=tokens, attention_mask=present.long())
+        return pooled(found.last_hidden_state, present, self.pool)
+
+
+def _transformers(recipe: ContrastiveRecipe) -> tuple[FromTokens, Tokenize]:
+    import transformers
+
+    where = transformers_place(recipe.text)
+    network, _, _ = transformers_network(recipe.text, where, heads=False)
+    network = getattr(network, "text_model", network)
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(where)
+    except Exception as error:  # a folder without one, no network: each its own kind
+        raise InputError(
+            f"{recipe.text} has no tokenizer that can be loaded: {one_line(error)}"
+        ) from None
+    padding = "max_length" if recipe.pool == "positions" else "longest"
+
+    def tokenize(texts: list[str]) -> tuple[Tensor, Tensor]:
+        found = tokenizer(
+            texts,
+            padding=padding,
+            truncation=True,
+            max_length=recipe.max_tokens,
+            return_tensors="pt",
+            return_attention_mask=True,
+        )
+        return found["input_ids"], found["attention_mask"].bool()
+
+    return FromTokens(network, recipe.pool), tokenize
