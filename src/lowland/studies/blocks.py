@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from typing import TYPE_CHECKING
 
 from lowland.core.errors import InputError
@@ -40,3 +41,21 @@ def judged_block(recipe: Recipe, data: ImageData, *, chosen: bool) -> str:
         return judged[0]
     superblocks = [name for name in names if name.startswith("block")]
     return superblocks[max(len(superblocks) - 2, 0)]
+
+
+def number_after(depth: int, share: Fraction) -> int:
+    """The number of the block, from 1, after which `share` of `depth` blocks have run.
+
+    Raises:
+        InputError: that is no whole number.
+
+    >>> number_after(12, Fraction(3, 4))
+    9
+    """
+    number = depth * share
+    if number.denominator != 1 or number < 1:
+        raise InputError(
+            f"a network of {depth} blocks has no block after {share} of them: choose one whose "
+            f"number of blocks is a multiple of {share.denominator}"
+        )
+    return int(number)
