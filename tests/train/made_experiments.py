@@ -49,3 +49,7 @@ def infinite(*, seed: int, rho: float) -> list[dict[str, Any]]:
 
 
 NO_FUNCTION = 1
+
+
+def where(*, seed: int, rho: float, device: str) -> list[dict[str, Any]]:
+    return [{"cuda": device == "cuda"}]

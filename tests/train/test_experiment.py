@@ -307,3 +307,33 @@ def test_a_directory_that_was_taken_over_is_not_finished(
     assert begin(folder, {"run": folder.name}) is None
     made().run(tmp_path)
     assert read_record(folder)["status"] == "finished"
+
+
+def test_an_experiment_that_asks_for_a_device_is_told_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = torch.cuda.is_available()
+    folder = made("where", device="auto").run(tmp_path)
+    assert read_history(folder / "history.parquet") == [{"cuda": int(there)}]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: not there)
+    assert made("where", device="auto")._name() != folder.name  # other rows, another run
+    with pytest.raises(InputError, match="settings do not fit"):
+        made("where").check()  # on the CPU nothing is told
+    with pytest.raises(InputError, match="cudo"):
+        made("where", device="cudo")
+
+
+def test_a_device_is_part_of_an_experiment_and_files_are_not() -> None:
+    assert made() != made(device="auto")
+    assert made().to_dict().keys() == made(files=("a",)).to_dict().keys()
+    assert made(files=("a",)) == made(files=("b",))
+    assert made(files=("a",)).files == ("a",)
+
+
+def test_a_device_that_is_not_there_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(InputError, match="device=cpu or device=auto"):
+        made("where", device="cuda").run(tmp_path)
+    assert list(tmp_path.iterdir()) == []

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from lowland.core.errors import InputError
+from lowland.core.errors import InputError, unknown
 from lowland.core.provenance import provenance, source_hash
 from lowland.train import directory
 from lowland.train.functions import (
@@ -39,6 +39,9 @@ from lowland.train.tracking import EVERY
 DETERMINES = (*RECIPE_DETERMINES, "studies")
 """The parts of lowland whose code determines an experiment: its own lies in a study."""
 
+CPU = "cpu"
+DEVICES = ("auto", CPU, "cuda")
+
 NEEDED = ("pyarrow", "safetensors")
 
 Function = Callable[..., Iterable[Mapping[str, Value]]]
@@ -51,8 +54,8 @@ class Experiment:
     It is called as ``function(seed=seed, rho=rho, **settings)`` and returns an iterable of rows, a
     list or a generator; a row is a mapping from column to number or None. Before that the global
     generators of torch's CPU, NumPy and Python are seeded with `seed`, and torch has `threads`
-    threads; all of it is put back afterwards. It has to give the same rows every time, and work
-    on the CPU, in seconds: there is no state in between, so one that is killed starts again.
+    threads; all of it is put back afterwards. It has to give the same rows every time, in a time
+    that may be lost: there is no state in between, so one that is killed starts again.
 
     Equal experiments are equal runs; `method` is a label and makes no difference.
 
@@ -64,6 +67,10 @@ class Experiment:
         rho: radius ρ; 0 is plain training.
         seed: seed of everything that is drawn.
         threads: CPU threads; the order of sums depends on them, so they are part of the run.
+        device: ``cpu``; or ``cuda``, or ``auto`` for whichever is there, which the function is then
+            told, as its argument ``device``.
+        files: files and folders that it reads, which every machine must see. They are no part of
+            the run: settings say what is in them.
     """
 
     function: str = field(compare=False)
@@ -72,6 +79,8 @@ class Experiment:
     rho: float = field(default=0.0, compare=False)
     seed: int = field(default=0, compare=False)
     threads: int = field(default=1, compare=False)
+    device: str = field(default=CPU, compare=False)
+    files: tuple[str, ...] = field(default=(), compare=False)
     # what equality is: 1, 1.0 and True are different settings
     _identity: str = field(init=False, repr=False)
 
@@ -84,17 +93,9 @@ class Experiment:
         for name, value, least in (("seed", self.seed, 0), ("threads", self.threads, 1)):
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise InputError(f"{name} must be a whole number, {least} or more, not {value!r}")
+        if self.device not in DEVICES:
+            raise unknown("device", self.device, DEVICES)
         object.__setattr__(self, "_identity", json.dumps(self._facts(), sort_keys=True))
-
-    @property
-    def device(self) -> str:
-        """``cpu``."""
-        return "cpu"
-
-    @property
-    def files(self) -> tuple[str, ...]:
-        """None."""
-        return ()
 
     def to_dict(self) -> dict[str, Any]:
         """Everything that was set, as plain JSON values."""
@@ -103,7 +104,7 @@ class Experiment:
     @property
     def arguments(self) -> dict[str, Any]:
         """What the function is called with."""
-        return {"seed": self.seed, "rho": self.rho, **dict(self.settings)}
+        return {"seed": self.seed, "rho": self.rho, **dict(self.settings), **self._place()}
 
     def _facts(self) -> dict[str, Any]:
         """What makes a difference."""
@@ -113,7 +114,13 @@ class Experiment:
             "rho": self.rho,
             "seed": self.seed,
             "threads": self.threads,
+            **({} if self.device == CPU else {"device": self.device}),
         }
+
+    def _place(self) -> dict[str, str]:
+        """The device, of experiments that ask for one."""
+        there = "cuda" if torch.cuda.is_available() else CPU
+        return {} if self.device == CPU else {"device": self.device.replace("auto", there)}
 
     def check(self) -> None:
         """Import the function and fit the settings to it.
@@ -159,6 +166,8 @@ class Experiment:
                 raise InputError(f"experiments need {name}: pip install 'lowland[study]'")
         check_loggers(loggers)
         self.check()
+        if self.device == "cuda" and not torch.cuda.is_available():
+            raise InputError("device cuda is not there: use device=cpu or device=auto")
         run = self._name()
         folder = Path(root) / run
         tell = on_progress or (lambda progress: None)
@@ -176,6 +185,7 @@ class Experiment:
             "experiment": self._facts(),
             "code": source_hash(DETERMINES),
             "torch": torch.__version__,
+            **self._place(),
             **source_of(self.function),
         }
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
