@@ -9,11 +9,13 @@ import torch
 from torch import nn
 
 from lowland.core.errors import InputError
-from lowland.models import MODELS, block_names, create
+from lowland.models import MODELS, block_names, create, scale_weights
 
 # networks of convolutions or plain layers; test_tokens.py has those over tokens
 BLOCKS = {
     "preact-resnet18": ["block1", "block2", "block3", "block4", "final", "pool"],
+    "preact-resnet18-4x4": ["block1", "block2", "block3", "block4", "final", "pool"],
+    "resnet-small": ["block1", "block2", "block3", "pool"],
     "resnet18": ["block1", "block2", "block3", "block4", "pool"],
     "preact-resnet-small": ["block1", "block2", "block3", "final", "pool"],
     "mlp": ["block1", "block2"],
@@ -52,8 +54,11 @@ def expected_parameters(name: str, shape: tuple[int, int, int], k: int, w: int) 
         return inputs * w + w + w * w + w + w * k + k
     if name == "preact-resnet-small":
         return preact_parameters(shape[0], k, [w, 2 * w, 4 * w], 1)
-    count = preact_parameters if name == "preact-resnet18" else postact_parameters
-    return count(shape[0], k, [w, 2 * w, 4 * w, 8 * w], 2)
+    if name == "resnet-small":
+        return postact_parameters(shape[0], k, [w, 2 * w, 4 * w], 1)
+    count = postact_parameters if name == "resnet18" else preact_parameters
+    positions = max(1, shape[1] // 32) ** 2 if name.endswith("4x4") else 1
+    return 8 * w * k * (positions - 1) + count(shape[0], k, [w, 2 * w, 4 * w, 8 * w], 2)
 
 
 def parameters(model: nn.Module) -> int:
@@ -196,3 +201,48 @@ def test_the_smallest_image_works(name: str) -> None:
     side = MODELS[name].smallest
     model = create(name, shape=(1, side, side), classes=2, width=2)
     assert model(torch.randn(2, 1, side, side)).isfinite().all()
+
+
+@pytest.mark.parametrize("name", [*BLOCKS, "vit", "mixer"])
+def test_depth_adds_blocks(name: str) -> None:
+    shape, width = (1, 32, 32), 4
+    deep = create(name, shape=shape, classes=3, width=width, depth=4)
+    assert deep(torch.randn(2, *shape)).shape == (2, 3)
+    usual = create(name, shape=shape, classes=3, width=width)
+    same = create(name, shape=shape, classes=3, width=width, depth=MODELS[name].depth)
+    assert parameters(usual) == parameters(same)
+    if name == "mlp":
+        assert block_names(deep) == ["block1", "block2", "block3", "block4"]
+        assert parameters(deep) - parameters(usual) == 2 * (width * width + width)
+    elif "resnet" in name:
+        assert len(deep.block2) == 4
+    with pytest.raises(InputError, match="depth is 0: use 1 or more"):
+        create(name, shape=shape, classes=3, depth=0)
+
+
+def test_windows_of_four_are_all_of_32_pixels_and_quarters_of_64() -> None:
+    torch.manual_seed(0)
+    windows = create("preact-resnet18-4x4", shape=(3, 32, 32), classes=5, width=2)
+    torch.manual_seed(0)
+    whole = create("preact-resnet18", shape=(3, 32, 32), classes=5, width=2)
+    x = torch.randn(3, 3, 32, 32)
+    assert torch.equal(windows(x), whole(x))
+    tiny = create("preact-resnet18-4x4", shape=(3, 64, 64), classes=5, width=2).eval()
+    maps = nn.Sequential(*list(tiny.children())[:-2])(torch.randn(3, 3, 64, 64))
+    assert maps.shape == (3, 16, 8, 8)
+    pooled = tiny.get_submodule("pool")(maps)
+    torch.testing.assert_close(pooled, nn.functional.avg_pool2d(maps, 4).flatten(1))
+
+
+def test_weights_are_scaled_and_nothing_else() -> None:
+    model = create("mlp", shape=(1, 4, 4), classes=3, width=5, depth=3)
+    x = torch.randn(7, 1, 4, 4)
+    before = model(x)
+    scale_weights(model, 0.5)
+    torch.testing.assert_close(model(x), before / 16)  # four layers, biases 0
+    norms = create("resnet-small", shape=(1, 8, 8), classes=3, width=2)
+    kept = {n: p.clone() for n, p in norms.named_parameters()}
+    scale_weights(norms, 3.0)
+    for name, parameter in norms.named_parameters():
+        factor = 3.0 if parameter.ndim > 1 else 1.0
+        assert torch.equal(parameter, kept[name] * factor)

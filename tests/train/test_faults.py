@@ -83,7 +83,7 @@ def test_a_resumed_run_repeats_no_update(
 class Dropped(nn.Sequential):
     """Draws from torch's global generator in every forward pass in training."""
 
-    def __init__(self, shape: tuple[int, int, int], classes: int, width: int) -> None:
+    def __init__(self, shape: tuple[int, int, int], classes: int, width: int, _: int) -> None:
         super().__init__()
         self.add_module("block1", nn.Sequential(nn.Flatten(), nn.Linear(64, width), nn.ReLU()))
         self.add_module("block2", nn.Dropout(0.5))

@@ -83,8 +83,7 @@ def _find(root: Path) -> tuple[Path, tuple[tuple[str, ...], str, int]]:
             if (place / layout[0][0]).is_file() and (place / layout[1]).is_file():
                 return place, layout
     raise InputError(
-        f"{root} has none of the official archives of CIFAR ({', '.join(LAYOUTS)}): unpack one "
-        "there"
+        f"{root} has no official archive of CIFAR ({', '.join(LAYOUTS)}): unpack one there"
     )
 
 

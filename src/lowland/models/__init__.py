@@ -1,6 +1,6 @@
 """Networks for images and texts, with blocks that can be found by name."""
 
-from lowland.models.create import MODELS, Architecture, block_names, create
+from lowland.models.create import MODELS, Architecture, block_names, create, scale_weights
 from lowland.models.jax_layout import from_arrays
 from lowland.models.mixer import Mixer
 from lowland.models.text import POOLS, TextEncoder
@@ -21,4 +21,5 @@ __all__ = [
     "create",
     "from_arrays",
     "info_nce",
+    "scale_weights",
 ]

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from torch import nn
 
 from lowland.core.errors import InputError, unknown
@@ -22,47 +23,58 @@ class Architecture:
     """How to build a model.
 
     Attributes:
-        build: (shape, classes, width) -> network.
+        build: (shape, classes, width, depth) -> network.
         width: the default width.
         smallest: smallest height and width of an image; the strides divide by so much.
         patch: images are cut into squares of so many pixels; None where they are not.
+        depth: the default depth: blocks in each superblock, hidden layers, or blocks.
+        one_size: the network takes images of one size alone, the one that it was built for.
     """
 
-    build: Callable[[Shape, int, int], nn.Module]
+    build: Callable[[Shape, int, int, int], nn.Module]
     width: int
     smallest: int
     patch: int | None = None
+    depth: int = 1
+    one_size: bool = False
 
 
-def _preact_resnet18(shape: Shape, classes: int, width: int) -> nn.Module:
-    return PreActResNet(shape[0], classes, widths=_doubling(width, 4), depth=2)
+def _preact(superblocks: int, depth: int, width: int, window: int | None = None) -> Architecture:
+    def build(shape: Shape, classes: int, width: int, depth: int) -> nn.Module:
+        # a window of 4 pools all of a 32-pixel image and leaves 2x2 means of a 64-pixel one
+        side = (
+            None if window is None else max(1, min(shape[1:]) // 2 ** (superblocks - 1) // window)
+        )
+        widths = _doubling(width, superblocks)
+        return PreActResNet(shape[0], classes, widths=widths, depth=depth, pooled=side or 1)
+
+    return Architecture(build, width=width, smallest=2 ** (superblocks - 1), depth=depth)
 
 
-def _resnet18(shape: Shape, classes: int, width: int) -> nn.Module:
-    return PostActResNet(shape[0], classes, widths=_doubling(width, 4), depth=2)
+def _postact(superblocks: int, depth: int, width: int) -> Architecture:
+    def build(shape: Shape, classes: int, width: int, depth: int) -> nn.Module:
+        return PostActResNet(shape[0], classes, widths=_doubling(width, superblocks), depth=depth)
+
+    return Architecture(build, width=width, smallest=2 ** (superblocks - 1), depth=depth)
 
 
-def _preact_resnet_small(shape: Shape, classes: int, width: int) -> nn.Module:
-    return PreActResNet(shape[0], classes, widths=_doubling(width, 3), depth=1)
-
-
-def _mlp(shape: Shape, classes: int, width: int) -> nn.Module:
-    return MLP(math.prod(shape), classes, width=width)
+def _mlp(shape: Shape, classes: int, width: int, depth: int) -> nn.Module:
+    return MLP(math.prod(shape), classes, width=width, depth=depth)
 
 
 def _vit(patch: int, depth: int, width: int) -> Architecture:
-    def build(shape: Shape, classes: int, width: int) -> nn.Module:
+    def build(shape: Shape, classes: int, width: int, depth: int) -> nn.Module:
         size = {"size": shape[1], "patch": patch, "depth": depth}
         return ViT(shape[0], classes, width=width, heads=max(1, width // 64), **size)
 
-    return Architecture(build, width=width, smallest=patch, patch=patch)
+    return Architecture(build, width=width, smallest=patch, depth=depth, patch=patch, one_size=True)
 
 
 def _mixer(patch: int, depth: int, width: int) -> Architecture:
-    def build(shape: Shape, classes: int, width: int) -> nn.Module:
+    def build(shape: Shape, classes: int, width: int, depth: int) -> nn.Module:
         return Mixer(shape[0], classes, size=shape[1], patch=patch, depth=depth, width=width)
 
-    return Architecture(build, width=width, smallest=patch, patch=patch)
+    return Architecture(build, width=width, smallest=patch, depth=depth, patch=patch, one_size=True)
 
 
 def _doubling(width: int, count: int) -> list[int]:
@@ -70,10 +82,12 @@ def _doubling(width: int, count: int) -> list[int]:
 
 
 MODELS = {
-    "preact-resnet18": Architecture(_preact_resnet18, width=64, smallest=8),
-    "resnet18": Architecture(_resnet18, width=64, smallest=8),
-    "preact-resnet-small": Architecture(_preact_resnet_small, width=16, smallest=4),
-    "mlp": Architecture(_mlp, width=128, smallest=1),
+    "preact-resnet18": _preact(4, depth=2, width=64),
+    "preact-resnet18-4x4": _preact(4, depth=2, width=64, window=4),
+    "resnet18": _postact(4, depth=2, width=64),
+    "preact-resnet-small": _preact(3, depth=1, width=16),
+    "resnet-small": _postact(3, depth=1, width=16),
+    "mlp": Architecture(_mlp, width=128, smallest=1, depth=2, one_size=True),
     "vit-mini": _vit(patch=2, depth=4, width=64),
     "vit": _vit(patch=4, depth=6, width=192),
     "vit-ti4": _vit(patch=4, depth=12, width=192),
@@ -91,15 +105,25 @@ MODELS = {
 """Names that `create` accepts.
 
 ``preact-resnet18`` and ``resnet18`` have four superblocks of two blocks with widths w, 2w, 4w,
-8w; ``preact-resnet-small`` has three superblocks of one block with widths w, 2w, 4w; ``mlp`` has
-two hidden layers of width w. ``vit`` and ``mixer`` are small (patches of 4 pixels, 6 blocks of
+8w; ``preact-resnet-small`` and ``resnet-small`` have three superblocks of one block with widths w,
+2w, 4w; ``mlp`` has two hidden layers of width w. ``preact-resnet18-4x4`` takes the mean over
+windows of 4x4 positions before its head, not over all: of 64-pixel images it has 2x2 of them, as
+the network of arXiv 2305.16292 for Tiny ImageNet, and of 32-pixel images it is
+``preact-resnet18``. ``vit`` and ``mixer`` are small (patches of 4 pixels, 6 blocks of
 width w), the minis smaller (2 pixels, 4 blocks), for images of 8 pixels; those named ti4 have the
 depth and width of the papers' size Ti with patches of 4 pixels, and the others the sizes B and L
 with patches of 16 or 32 pixels. A ViT has w/64 heads, at least one.
 """
 
 
-def create(name: str, *, shape: Shape, classes: int, width: int | None = None) -> nn.Module:
+def create(
+    name: str,
+    *,
+    shape: Shape,
+    classes: int,
+    width: int | None = None,
+    depth: int | None = None,
+) -> nn.Module:
     """A freshly initialised network, drawn from torch's global generator.
 
     Convolutions are Kaiming-normal (fan-out, ReLU gain), BatchNorm starts at scale 1 and shift
@@ -111,16 +135,20 @@ def create(name: str, *, shape: Shape, classes: int, width: int | None = None) -
         shape: channels, height and width of an image.
         classes: number of logits.
         width: see `MODELS`; None for the model's own default.
+        depth: blocks in each superblock of a residual network, hidden layers of ``mlp``, blocks of
+            a ViT or Mixer; None for the model's own default.
 
     Raises:
-        InputError: unknown name, width or classes out of range, or image too small.
+        InputError: unknown name; width, depth or classes out of range; or image too small.
     """
     if name not in MODELS:
         raise unknown("model", name, MODELS)
     architecture = MODELS[name]
     width = architecture.width if width is None else width
-    if width < 1:
-        raise InputError(f"width is {width}: use 1 or more")
+    depth = architecture.depth if depth is None else depth
+    for what, value in (("width", width), ("depth", depth)):
+        if value < 1:
+            raise InputError(f"{what} is {value}: use 1 or more")
     if classes < 2:
         raise InputError(f"classes is {classes}: use 2 or more")
     if min(shape) < 1 or min(shape[1:]) < architecture.smallest:
@@ -130,7 +158,7 @@ def create(name: str, *, shape: Shape, classes: int, width: int | None = None) -
         )
     if architecture.patch is not None:
         _check_patches(name, shape, architecture.patch, width)
-    model = architecture.build(shape, classes, width)
+    model = architecture.build(shape, classes, width, depth)
     if architecture.patch is None:
         _initialise(model)
     return model
@@ -166,3 +194,17 @@ def _initialise(model: nn.Module) -> None:
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
         elif isinstance(module, nn.Linear):
             nn.init.zeros_(module.bias)
+
+
+def scale_weights(model: nn.Module, factor: float) -> None:
+    """Multiply every weight matrix and kernel by `factor`, in place.
+
+    Those are the parameters of two or more dimensions; biases, and scales and shifts of
+    normalisation layers, stay. A ReLU network of L layers without biases then starts at
+    factor**L times the function that it would have been; a layer that BatchNorm follows computes
+    the same, and only moves more at a given learning rate.
+    """
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.mul_(factor)

@@ -69,18 +69,21 @@ class PreActResNet(nn.Sequential):
         classes: number of logits.
         widths: channels of each superblock; the first has stride 1, the others halve the image.
         depth: blocks per superblock.
+        pooled: height and width of what `pool` leaves; 1 is the mean over all positions.
 
     Source: K. He et al., Identity mappings in deep residual networks, 2016.
     """
 
-    def __init__(self, channels: int, classes: int, *, widths: Sequence[int], depth: int) -> None:
+    def __init__(
+        self, channels: int, classes: int, *, widths: Sequence[int], depth: int, pooled: int = 1
+    ) -> None:
         super().__init__(
             OrderedDict(
                 stem=_conv3x3(channels, widths[0]),
                 **_superblocks(PreActBlock, widths, depth),
                 final=nn.Sequential(nn.BatchNorm2d(widths[-1]), nn.ReLU()),
-                pool=nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()),
-                head=nn.Linear(widths[-1], classes),
+                pool=nn.Sequential(nn.AdaptiveAvgPool2d(pooled), nn.Flatten()),
+                head=nn.Linear(widths[-1] * pooled**2, classes),
             )
         )
 
