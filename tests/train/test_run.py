@@ -330,7 +330,7 @@ def test_the_fewest_images_for_nearest_neighbours_are_enough(tiny: Make, tmp_pat
 
 
 def test_too_few_images_of_classes_left_out_are_named(tiny: Make, monkeypatch: Any) -> None:
-    def short(name: str, *, labels: Any, limit: int | None = None) -> ImageData:
+    def short(name: str, *, labels: Any, limit: int | None = None, **_: Any) -> ImageData:
         return load(name, labels=labels, limit=limit or 9)
 
     monkeypatch.setattr("lowland.train.plan.load", short)

@@ -20,7 +20,10 @@ def names_of_blocks(recipe: Recipe, data: ImageData) -> list[str]:
     from lowland.models import block_names, create
 
     with torch.random.fork_rng(devices=[]):
-        return block_names(create(recipe.model, shape=data.shape, classes=data.classes, width=1))
+        narrow = create(
+            recipe.model, shape=data.shape, classes=data.classes, width=1, depth=recipe.depth
+        )
+        return block_names(narrow)
 
 
 def judged_block(recipe: Recipe, data: ImageData, *, chosen: bool) -> str:

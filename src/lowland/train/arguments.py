@@ -158,7 +158,9 @@ def _base_model(plan: Plan, options: dict[str, Any], clock: Clock) -> dict[str, 
     if not isinstance(base, int) or isinstance(base, bool) or base < 1:
         raise InputError(f"base_width must be 1 or more, not {base!r}")
     with torch.random.fork_rng(devices=[]):
-        model = models.create(recipe.model, shape=data.shape, classes=data.classes, width=base)
+        model = models.create(
+            recipe.model, shape=data.shape, classes=data.classes, width=base, depth=recipe.depth
+        )
     return {name: list(p.shape) for name, p in model.named_parameters()}
 
 

@@ -5,11 +5,13 @@ Columns (blocks, centres and variances as the recipe names them):
     SPLIT/loss, SPLIT/error           mean cross-entropy and share misclassified, on train (the
                                       first `rank_examples` images), validation and test (all)
     weight-norm                       Euclidean norm of all parameters
-    rank/SPLIT/BLOCK/CENTER/VARIANCE  feature rank on train and test (first `rank_examples` each)
+    rank/SPLIT/BLOCK/CENTER/VARIANCE  feature rank on train and test (first `rank_examples` each);
+                                      "train-as-test": on as many of train, where test has fewer
     active-units/SPLIT/BLOCK          units above 5% of the largest value, the same examples
     knn-trained/SPLIT/BLOCK           validation and test images (first `rank_examples` each) among
                                       train images, by the features of BLOCK: share misclassified
     knn-transfer/SPLIT/BLOCK          the same for the classes left out of training
+    knn-transfer-I/SPLIT/BLOCK        the same for data set I (from 1) of `transfer_data`
     sharpness/one-step                L(w + ρg/‖g‖) - L(w) on train, in batches of the training
                                       size, ρ = `sharpness_rho`
 
@@ -80,9 +82,15 @@ class Evaluator:
         self._dtype = next(module.parameters()).dtype
         n = plan.recipe.rank_examples
         self._trained = {name: first(split, n) for name, split in plan.data.splits.items()}
-        self._transfer: dict[str, Split] = {}
+        self._transfer: dict[str, dict[str, Split]] = {}
         if plan.transfer is not None:
-            self._transfer = {name: first(s, n) for name, s in plan.transfer.splits.items()}
+            self._transfer["transfer"] = {
+                name: first(s, n) for name, s in plan.transfer.splits.items()
+            }
+        for number, other in enumerate(plan.others, start=1):
+            self._transfer[f"transfer-{number}"] = {
+                name: first(s, n) for name, s in other.splits.items()
+            }
         self.row: Row = {}
         self.definitions: dict[str, str] = {}
 
@@ -101,12 +109,12 @@ class Evaluator:
             for block in self._curve_blocks:
                 features = self._features(self._trained["train"], block)
                 self._measure_rank("train", block, features, self._recipe.centers[:1])
-                self._measure_neighbors("transfer", block, self._transfer)
+                self._measure_transfer(block)
             return self.row
         for block in self._all_blocks:
             self._measure_block(block)
         for block in self._curve_blocks:
-            self._measure_neighbors("transfer", block, self._transfer)
+            self._measure_transfer(block)
             if end:
                 self._measure_neighbors("trained", block, self._trained)
         if end:
@@ -149,7 +157,15 @@ class Evaluator:
         for name in ("train", "test"):
             features = self._features(self._trained[name], block)
             self._measure_rank(name, block, features, self._recipe.centers)
+            fewer = len(self._trained["test"])
+            if name == "train" and fewer < len(features):  # the rank depends on how many there are
+                as_many = features[:fewer]
+                self._measure_rank("train-as-test", block, as_many, self._recipe.centers)
             self._put(f"active-units/{name}/{block}", active_units(features))
+
+    def _measure_transfer(self, block: str) -> None:
+        for kind, splits in self._transfer.items():
+            self._measure_neighbors(kind, block, splits)
 
     def _measure_neighbors(self, kind: str, block: str, splits: dict[str, Split]) -> None:
         features = {name: self._features(split, block) for name, split in splits.items()}

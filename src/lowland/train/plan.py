@@ -14,6 +14,7 @@ import torch
 from lowland.core.errors import InputError
 from lowland.core.provenance import source_hash
 from lowland.data import ImageData, batch_count, load
+from lowland.models import MODELS
 from lowland.train.job import Work
 from lowland.train.recipe import Recipe
 
@@ -32,6 +33,7 @@ class Plan:
         recipe: what is asked.
         data: what is trained and tested on.
         transfer: the classes left out, or None; normalised with the statistics of `data`.
+        others: the data sets of `transfer_data`, normalised with the statistics of `data`.
         device: ``cpu`` or ``cuda``.
         run: name of the run: a hash of what determines it.
     """
@@ -39,6 +41,7 @@ class Plan:
     recipe: Recipe
     data: ImageData
     transfer: ImageData | None
+    others: tuple[ImageData, ...] = ()
     device: str
     run: str
 
@@ -55,7 +58,9 @@ class Plan:
     def on_device(self) -> Plan:
         """The same plan with its images where the network is."""
         transfer = self.transfer and self.transfer.to(self.device)
-        return dataclasses.replace(self, data=self.data.to(self.device), transfer=transfer)
+        others = tuple(data.to(self.device) for data in self.others)
+        data = self.data.to(self.device)
+        return dataclasses.replace(self, data=data, transfer=transfer, others=others)
 
     def start(self) -> Work:
         """Put the data on the device and build what trains and measures there."""
@@ -82,6 +87,9 @@ class Plan:
                 "fingerprint": data.fingerprint,
                 "source": data.source,
                 "transfer_fingerprint": self.transfer and self.transfer.fingerprint,
+                "transfer_data": [
+                    {"name": d.name, "fingerprint": d.fingerprint} for d in self.others
+                ],
             },
         }
 
@@ -93,14 +101,17 @@ def make_plan(recipe: Recipe) -> Plan:
         InputError: the data cannot be read, or the recipe does not fit data or machine.
     """
     device = device_of(recipe.device)
-    data = load(recipe.data, labels=recipe.labels, limit=recipe.limit)
+    held = recipe.held_out
+    data = load(recipe.data, labels=recipe.labels, limit=recipe.limit, held_out=held)
     transfer = None
     if recipe.transfer_labels is not None:
-        transfer = load(recipe.data, labels=recipe.transfer_labels)
-    _check_neighbors(recipe, data, transfer)
-    fingerprints = [part.fingerprint for part in (data, transfer) if part is not None]
+        transfer = load(recipe.data, labels=recipe.transfer_labels, held_out=held)
+    others = tuple(load(name, held_out=held) for name in recipe.transfer_data)
+    _check_neighbors(recipe, data, transfer, others)
+    parts = (data, transfer, *others)
+    fingerprints = [part.fingerprint for part in parts if part is not None]
     run = run_id(recipe, fingerprints=fingerprints, device=device)
-    plan = Plan(recipe=recipe, data=data, transfer=transfer, device=device, run=run)
+    plan = Plan(recipe=recipe, data=data, transfer=transfer, others=others, device=device, run=run)
     _ = plan.steps  # a batch larger than the data is refused before anything is written
     return plan
 
@@ -110,8 +121,10 @@ def run_id(recipe: Recipe, *, fingerprints: Sequence[str], device: str) -> str:
 
     Where the data lies is left out: its fingerprint says what it is.
     """
+    kinds = [name.partition(":")[0] for name in (recipe.data, *recipe.transfer_data)]
+    places = {"data": kinds[0], "transfer_data": kinds[1:]}
     facts = {
-        "recipe": {**recipe.to_dict(), "data": recipe.data.partition(":")[0], "device": device},
+        "recipe": {**recipe.to_dict(), **places, "device": device},
         "data": list(fingerprints),
         "code": source_hash(DETERMINES),
         "torch": torch.__version__,
@@ -119,20 +132,36 @@ def run_id(recipe: Recipe, *, fingerprints: Sequence[str], device: str) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _check_neighbors(recipe: Recipe, data: ImageData, transfer: ImageData | None) -> None:
-    """The last evaluation would fail, after all the training."""
+def _check_neighbors(
+    recipe: Recipe, data: ImageData, transfer: ImageData | None, others: Sequence[ImageData]
+) -> None:
+    """Evaluations would fail, the last one after all the training."""
     images = {
         f"rank_examples={recipe.rank_examples} training images": recipe.rank_examples,
         f"{len(data.train)} training images": len(data.train),
     }
     if transfer is not None:
         images[f"{len(transfer.train)} training images of transfer_labels"] = len(transfer.train)
+    for other in others:
+        images[f"{len(other.train)} training images of {other.name}"] = len(other.train)
+        _check_shape(recipe, data, other)
     for words, number in images.items():
         if number < NEIGHBORS:
             raise InputError(
                 f"{words} are too few: evaluations look for nearest neighbours among them, and "
                 f"need {NEIGHBORS}"
             )
+
+
+def _check_shape(recipe: Recipe, data: ImageData, other: ImageData) -> None:
+    if other.shape == data.shape:
+        return
+    mine, its = ("x".join(map(str, part.shape)) for part in (data, other))
+    if other.shape[0] != data.shape[0] or MODELS[recipe.model].one_size:
+        raise InputError(
+            f"transfer_data: images of {other.name} are {its}, those trained on {mine}, and "
+            f"{recipe.model} trained on these cannot look at those: use other data or another model"
+        )
 
 
 def device_of(name: str) -> str:

@@ -27,8 +27,13 @@ class Recipe(Stepped):
         data: a data set by name (`lowland.data.DATASETS`).
         labels: train and test on these classes only; None for all.
         limit: train on at most so many images; None for all.
+        held_out: share of the training images to hold out for validation, in place of the data
+            set's own split of the two; None for that one.
         model: a network by name (`lowland.models.MODELS`).
         width: its width; None for its own default.
+        depth: its blocks per superblock, hidden layers or blocks; None for its own default.
+        init_scale: factor on all weight matrices and kernels at initialisation, the parameters of
+            two or more dimensions (`lowland.models.scale_weights`).
         method: a sharpness-aware method by name (`lowland.optim.METHODS`), or ``none`` for the
             base optimizer alone.
         rho: radius ρ of the perturbation.
@@ -45,6 +50,9 @@ class Recipe(Stepped):
         epochs: passes over the training images.
         batch_size: images per update; the last, incomplete batch of an epoch is left out.
         augment: augment training images as the data set asks for.
+        label_noise: at every update each label of the batch is, with this probability, replaced by
+            one of the other classes, drawn anew (`lowland.train.noise`); both passes of a method
+            see the same ones, evaluations none.
         seed: seed of initialisation, order and augmentation; never of the data split.
         evaluations: number of evaluations after the one at the start; the last is at the end.
         rank_blocks: glob over block names: what is measured in the last evaluation.
@@ -64,6 +72,9 @@ class Recipe(Stepped):
         measure_blocks: glob over the names of modules: the blocks that they look at.
         measure_options: their options, as ``INSTRUMENT.OPTION=VALUE``.
         transfer_labels: classes left out of `labels` on which nearest neighbours are tried too.
+        transfer_data: further data sets by name on which nearest neighbours are tried, in the same
+            features: normalised with the statistics of the images trained on, at their own size.
+            `held_out` holds for them too.
         precision: ``32-true``, ``64-true``, ``bf16-mixed`` or ``bf16-true``.
         device: ``auto`` (a GPU if there is one), ``cpu`` or ``cuda``.
         threads: CPU threads; the order of sums depends on them, so they are part of the recipe.
@@ -72,8 +83,11 @@ class Recipe(Stepped):
     data: str = "digits"
     labels: tuple[int, ...] | None = None
     limit: int | None = None
+    held_out: float | None = None
     model: str = "preact-resnet-small"
     width: int | None = None
+    depth: int | None = None
+    init_scale: float = 1.0
     method: str = "sam"
     rho: float = 0.0
     method_options: Options = ()
@@ -85,6 +99,7 @@ class Recipe(Stepped):
     epochs: int = 30
     batch_size: int = 64
     augment: bool = True
+    label_noise: float = 0.0
     seed: int = 0
     evaluations: int = 10
     rank_blocks: str = "block*"
@@ -98,6 +113,7 @@ class Recipe(Stepped):
     measure_blocks: str = "block*"
     measure_options: Options = ()
     transfer_labels: tuple[int, ...] | None = None
+    transfer_data: tuple[str, ...] = ()
     precision: str = "32-true"
     device: str = "auto"
     threads: int = 1
@@ -111,9 +127,9 @@ class Recipe(Stepped):
 
     @property
     def files(self) -> tuple[str, ...]:
-        """The file or folder that the data are in, if they have one."""
-        place = self.data.partition(":")[2]
-        return (place,) if place else ()
+        """The files and folders that the data are in, where they have one."""
+        places = (name.partition(":") for name in (self.data, *self.transfer_data))
+        return tuple(place for kind, _, place in places if place and kind != "hf")
 
     def _check_names(self) -> None:
         from lowland.data import DATASETS
@@ -121,8 +137,9 @@ class Recipe(Stepped):
         from lowland.models import MODELS
 
         kinds = {name.partition(":")[0] for name in DATASETS}
-        if self.data.partition(":")[0] not in kinds:
-            raise unknown("data set", self.data, DATASETS)
+        for name in (self.data, *self.transfer_data):
+            if name.partition(":")[0] not in kinds:
+                raise unknown("data set", name, DATASETS)
         known: tuple[tuple[str, str, typing.Iterable[str]], ...] = (
             ("model", self.model, MODELS),
             ("base optimizer", self.base, BASES),
@@ -146,14 +163,26 @@ class Recipe(Stepped):
             "threads",
         ):
             at_least(name, getattr(self, name), 1)
-        for name in ("rho", "lr", "momentum", "weight_decay", "sharpness_rho", "seed"):
+        for name in (
+            "rho",
+            "lr",
+            "momentum",
+            "weight_decay",
+            "sharpness_rho",
+            "seed",
+            "label_noise",
+        ):
             at_least(name, getattr(self, name), 0)
-        for name in ("width", "limit"):
+        for name in ("width", "depth", "limit"):
             if getattr(self, name) is not None:
                 at_least(name, getattr(self, name), 1)
         for name in ("centers", "variances"):
             if not getattr(self, name):
                 raise InputError(f"{name} is empty: give one or more")
+        if self.init_scale <= 0:
+            raise InputError(f"init_scale must be above 0, not {self.init_scale:g}")
+        if self.label_noise >= 1:
+            raise InputError(f"label_noise is a probability below 1, not {self.label_noise:g}")
         for variance in self.variances:
             if not 0 < variance <= 1:
                 raise InputError(f"variances must be shares in (0, 1], not {variance}")

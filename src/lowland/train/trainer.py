@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from lowland import models
-from lowland.core.seeds import derived_seed
+from lowland.core.seeds import derived_seed, generator
 from lowland.train.arguments import Clock, build_optimizer, takes_batch
+from lowland.train.noise import noisy_labels
 from lowland.train.plan import Plan
 from lowland.train.recipe import Recipe
 from lowland.train.schedule import learning_rate
@@ -76,6 +77,12 @@ class Trainer:
         self._clock.step = step
         torch.manual_seed(derived_seed(recipe.seed, "update", step))
         inputs = self._plan.data.normalise(images)
+        if recipe.label_noise:
+            draws = generator("cpu", recipe.seed, "label noise", step)
+            classes = self._plan.data.classes
+            labels = noisy_labels(
+                labels, classes=classes, share=recipe.label_noise, generator=draws
+            )
         if takes_batch(recipe, self.optimizer):
             return self._step_on_batch(inputs, labels, rows)
         return self._step_on_closure(inputs, labels)
@@ -130,4 +137,9 @@ def build_model(recipe: Recipe, shape: tuple[int, int, int], classes: int) -> nn
     """The network of a recipe, initialised from its seed; the global generator is left alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derived_seed(recipe.seed, "initialisation"))
-        return models.create(recipe.model, shape=shape, classes=classes, width=recipe.width)
+        model = models.create(
+            recipe.model, shape=shape, classes=classes, width=recipe.width, depth=recipe.depth
+        )
+    if recipe.init_scale != 1.0:
+        models.scale_weights(model, recipe.init_scale)
+    return model
