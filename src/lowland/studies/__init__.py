@@ -10,12 +10,14 @@ from lowland.studies.families import PLACES, claims_table, family
 from lowland.studies.folder import default_folder
 from lowland.studies.low_rank import STUDY as LOW_RANK
 from lowland.studies.methods import STUDY as METHODS
+from lowland.studies.relu import STUDY as RELU
 from lowland.studies.runner import execute
 from lowland.studies.study import Choice, Study, radii
 from lowland.studies.two_layer import STUDY as TWO_LAYER
+from lowland.studies.vit_blocks import STUDY as VIT_BLOCKS
 
 STUDIES: Mapping[str, Study] = MappingProxyType(
-    {study.name: study for study in (LOW_RANK, TWO_LAYER, METHODS)}
+    {study.name: study for study in (LOW_RANK, TWO_LAYER, RELU, VIT_BLOCKS, METHODS)}
 )
 """Every study by name."""
 
