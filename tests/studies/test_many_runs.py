@@ -79,3 +79,24 @@ def test_a_study_without_an_exact_mode_says_so() -> None:
     low_rank = studies.get("low-rank")
     with pytest.raises(InputError, match="has no exact mode"):
         low_rank.check(low_rank.choose(exact=True))
+
+
+def test_a_panel_of_medians_is_not_moved_by_one_wild_seed() -> None:
+    import numpy as np
+    from made_runs import make_runs
+
+    from lowland.report import tables
+    from lowland.report.figures import log_ticks
+    from lowland.report.series import at_end
+
+    values = [1e12, 3.0, 1.0, 2.0, 4.0]
+    made = make_runs(lambda rho, seed, step: {"loss": values[seed]}, rhos=(0.1,), seeds=range(5))
+    runs = [vars(run) for run in made]
+    panel = {"column": "loss", "group": "main", "percent": False, "log": True, "median": True}
+    (point,) = at_end(runs, panel)
+    assert (point.mean, point.interval.low, point.interval.high) == tuple(
+        np.quantile(values, [0.5, 0.25, 0.75])
+    )
+    assert tables.cell(point, panel) == "3 (2 to 4)"
+    assert log_ticks([1.0, 50.0])["dtick"] == "D2"
+    assert log_ticks([1e-9, 1e9, 0.0, float("inf")])["dtick"] == 3

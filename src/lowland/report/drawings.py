@@ -6,7 +6,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lowland.report import words
-from lowland.report.figures import AXIS, DASHES, FONT, INK, MARKERS, Figure, Spec, colour, palette
+from lowland.report.figures import (
+    AXIS,
+    DASHES,
+    FONT,
+    INK,
+    MARKERS,
+    Figure,
+    Spec,
+    colour,
+    log_ticks,
+    palette,
+)
 from lowland.report.series import rhos
 from lowland.report.tables import Rows
 
@@ -63,18 +74,18 @@ def _spec(drawing: Mapping[str, Any], colours: Mapping[float, str]) -> Spec:
             "hovermode": "closest",
             "showlegend": len(lines) > 1,
             "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
-            "xaxis": _axis(drawing["x"]),
-            "yaxis": _axis(drawing["y"]),
+            "xaxis": _axis(drawing["x"], [v for line in lines for v in line["x"]]),
+            "yaxis": _axis(drawing["y"], [v for line in lines for v in line["y"]]),
         },
     }
 
 
-def _axis(axis: Mapping[str, Any]) -> Spec:
+def _axis(axis: Mapping[str, Any], values: Sequence[float | None]) -> Spec:
     made: Spec = {**AXIS, "title": {"text": axis["title"], "standoff": 6}}
     if axis["percent"]:
         made["ticksuffix"] = "%"
     if axis["log"]:
-        made.update(type="log", dtick="D2", tickformat=".3~g")
+        made.update(log_ticks([value for value in values if value is not None]))
     if axis["ticks"]:
         made.update(
             tickmode="array",

@@ -114,7 +114,7 @@ def _curves(
     time = panel.get("x", "epoch")
     layout = _layout(time, panel, [p.mean * scale for points in lines.values() for p in points])
     if panel.get("log_x"):
-        layout["xaxis"].update(type="log", exponentformat="power")
+        layout["xaxis"].update(log_ticks([p.x for points in lines.values() for p in points]))
     if panel["log"]:
         layout["yaxis"]["range"] = [math.log10(floor), math.log10(_highest(lines)) + 0.05]
     elif panel["percent"]:
@@ -208,13 +208,15 @@ def _seed(panel: Record, points: Sequence[Point], seed: int, scale: float) -> Sp
 
 
 def _means(panel: Record, points: Sequence[Point], scale: float) -> Spec:
-    halves = [point.interval.high - point.interval.mean for point in points if point.interval]
+    ends = [point.interval for point in points if point.interval]
     return {
         "x": [point.x for point in points],
         "y": [scale * point.mean for point in points],
         "error_y": {
             "type": "data",
-            "array": [scale * half for half in halves],
+            "symmetric": False,
+            "array": [scale * (end.high - end.mean) for end in ends],
+            "arrayminus": [scale * (end.mean - end.low) for end in ends],
             "thickness": 1.8,
             "width": 5,
             "color": INK,
@@ -227,13 +229,21 @@ def _means(panel: Record, points: Sequence[Point], scale: float) -> Spec:
     }
 
 
+def log_ticks(values: Sequence[float]) -> Spec:
+    """A logarithmic axis: ticks at 1, 2 and 5 over few powers of ten, at some powers over many."""
+    positive = [v for v in values if v > 0 and math.isfinite(v)]
+    decades = math.log10(max(positive) / min(positive)) if positive else 0.0
+    if decades <= 2.5:
+        return {"type": "log", "dtick": "D2", "tickformat": ".3~g"}
+    return {"type": "log", "dtick": max(1, round(decades / 6)), "exponentformat": "power"}
+
+
 def _layout(x: str, panel: Record, values: Sequence[float]) -> Spec:
     axis: Spec = {**AXIS}
     if panel["percent"]:
         axis["ticksuffix"] = "%"
     if panel["log"]:
-        # one tick per power of ten and at 2 and 5, in plain numbers
-        axis.update(type="log", dtick="D2", tickformat=".3~g")
+        axis.update(log_ticks(values))
     elif min(values) >= 0:
         axis["rangemode"] = "nonnegative"
     return {

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from lowland.core.student import central_probability, student_t
 
-__all__ = ["CONFIDENCE", "Interval", "central_probability", "student_t", "t_interval"]
+__all__ = ["CONFIDENCE", "Interval", "central_probability", "quartiles", "student_t", "t_interval"]
 
 CONFIDENCE = 0.95
 
@@ -57,3 +57,28 @@ def t_interval(
     spread = max(math.sqrt(variance), resolution / math.sqrt(12))
     half = student_t(confidence, n - 1) * spread / math.sqrt(n)
     return Interval(mean=mean, low=mean - half, high=mean + half, n=n, confidence=confidence)
+
+
+def quartiles(values: Sequence[float]) -> Interval | None:
+    """The median with the quartiles, for values that a mean says nothing of; None for fewer than 2.
+
+    Of values spread over many powers of ten the mean is the largest one. `mean` of what is
+    returned is the median, and `confidence` is that of no interval: 0.5 of the values lie inside.
+    Between two values they are interpolated linearly.
+
+    >>> quartiles([1.0, 1e9, 3.0, 2.0, 4.0]).mean
+    3.0
+    """
+    n = len(values)
+    if n < 2 or not all(math.isfinite(value) for value in values):
+        return None
+    ordered = sorted(values)
+    low, middle, high = (_quantile(ordered, share) for share in (0.25, 0.5, 0.75))
+    return Interval(mean=middle, low=low, high=high, n=n, confidence=0.5)
+
+
+def _quantile(ordered: Sequence[float], share: float) -> float:
+    place = share * (len(ordered) - 1)
+    below = int(place)
+    above = min(below + 1, len(ordered) - 1)
+    return ordered[below] + (place - below) * (ordered[above] - ordered[below])

@@ -159,7 +159,8 @@ def _cost_note() -> str:
 def _curve_note(results: Mapping[str, Any]) -> str:
     n = len(results["asked"]["seeds"])
     text = (
-        f"Means over {words.seeds(n)} with 95% t intervals at each evaluation (not corrected)."
+        f"Means over {words.seeds(n)} with 95% t intervals at each evaluation (not corrected), "
+        "unless a figure says median."
         if n > 1
         else "One seed: curves without intervals, which are no result."
     )

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lowland.report.intervals import Interval, t_interval
+from lowland.report.intervals import Interval, quartiles, t_interval
 
 Record = Mapping[str, Any]
 
@@ -19,7 +19,8 @@ class Point:
         x: epoch, or another time, or ρ.
         values: one number per seed that has one.
         seeds: which seeds those are.
-        interval: mean with its 95% interval; None for fewer than two seeds.
+        interval: mean with its 95% interval, or the median with the quartiles where the panel asks
+            for that; None for fewer than two seeds.
     """
 
     x: float
@@ -29,7 +30,9 @@ class Point:
 
     @property
     def mean(self) -> float:
-        """Mean over seeds."""
+        """Mean over seeds, or the median where the panel asks for that."""
+        if self.interval is not None:
+            return self.interval.mean
         return sum(self.values) / len(self.values)
 
 
@@ -50,6 +53,7 @@ def over_training(runs: Sequence[Record], panel: Record, rho: float) -> list[Poi
         point = _point(
             place,
             [(run["seed"], run["history"][panel["column"]][index]) for run in at],
+            panel,
         )
         if point is not None and not (panel.get("log_x") and place <= 0):
             found.append(point)
@@ -64,7 +68,7 @@ def at_end(runs: Sequence[Record], panel: Record) -> list[Point]:
             (run["seed"], run["history"].get(panel["column"], [None])[-1])
             for run in _of(runs, panel, rho)
         ]
-        point = _point(rho, pairs)
+        point = _point(rho, pairs, panel)
         if point is not None:
             found.append(point)
     return found
@@ -74,9 +78,10 @@ def _of(runs: Sequence[Record], panel: Record, rho: float) -> Iterator[Record]:
     return (run for run in runs if run["group"] == panel["group"] and run["rho"] == rho)
 
 
-def _point(x: float, pairs: Sequence[tuple[int, float | None]]) -> Point | None:
+def _point(x: float, pairs: Sequence[tuple[int, float | None]], panel: Record) -> Point | None:
     there = [(seed, value) for seed, value in pairs if value is not None]
     if not there:
         return None
     seeds, values = zip(*there, strict=True)
-    return Point(x=x, values=values, seeds=seeds, interval=t_interval(values))
+    interval = quartiles if panel.get("median") else t_interval
+    return Point(x=x, values=values, seeds=seeds, interval=interval(values))

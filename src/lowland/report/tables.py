@@ -85,11 +85,16 @@ def _plain(value: Any) -> str:
 
 
 def cell(point: Point | None, panel: Mapping[str, Any]) -> str:
-    """Mean ± half of the interval; a single seed is never shown as a result."""
+    """Mean ± half of the interval, or median (quartiles); one seed is never shown as a result."""
     if point is None:
         return words.DASH
     if point.interval is None:
         return "one seed"
+    if panel.get("median"):
+        middle, low, high = (
+            f"{value:.3g}" for value in (point.mean, point.interval.low, point.interval.high)
+        )
+        return f"{middle} ({low} to {high})"
     half = point.interval.high - point.mean
     return f"{number(point.mean, panel)} ±{number(half, panel, like=point.mean)}"
 

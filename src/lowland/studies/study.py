@@ -95,6 +95,8 @@ class Panel:
         note: how to read it, in a sentence.
         x: the column that time is read from.
         log_x: logarithmic axis of time; time 0 is left out.
+        median: shown as the median over seeds with the quartiles, in place of the mean with its
+            interval: for values over many powers of ten.
     """
 
     title: str
@@ -105,6 +107,7 @@ class Panel:
     note: str = ""
     x: str = "epoch"
     log_x: bool = False
+    median: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

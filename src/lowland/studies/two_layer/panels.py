@@ -39,7 +39,8 @@ def panels() -> tuple[Panel, ...]:
             column=column,
             group=group,
             log=log,
-            note=figure,
+            note=f"{figure}; median over seeds, quartiles" if log else figure,
+            median=log,
             x=ITERATION,
             log_x=True,
         )
