@@ -21,9 +21,20 @@ ALLOWED = {
     "data": {"core", "data"},
     "train": {"core", "optim", "measure", "models", "data", "train"},
     "report": {"core", "report"},
+    "embeddings": {"core", "measure", "data", "embeddings"},
     "inspection": {"core", "optim", "measure", "models", "data", "train", "report", "inspection"},
     "integrations": {"core", "optim", "measure", "integrations"},
-    "studies": {"core", "optim", "measure", "models", "data", "train", "report", "studies"},
+    "studies": {
+        "core",
+        "optim",
+        "measure",
+        "models",
+        "data",
+        "train",
+        "report",
+        "studies",
+        "embeddings",
+    },
 }
 HEAVY = [
     "matplotlib",

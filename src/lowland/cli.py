@@ -14,6 +14,7 @@ import typer
 from rich.console import Console
 
 from lowland import __version__
+from lowland.cli_compress import compress
 from lowland.cli_inspect import inspect
 from lowland.cli_study import Job, study
 from lowland.core.errors import InputError, unknown
@@ -84,6 +85,7 @@ def _top(
 
 app.command()(study)
 app.command()(inspect)
+app.command()(compress)
 
 
 @app.command()
