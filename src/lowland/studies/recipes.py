@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from lowland.core.errors import InputError
 
 if TYPE_CHECKING:
     from lowland.studies.study import Choice
     from lowland.train import Recipe
+    from lowland.train.stepped import Stepped
+
+    Kind = TypeVar("Kind", bound=Stepped)
 
 OPTIONS = {"data": "--data", "method": "--method", "rho": "--rho", "seed": "--seeds"}
 """Settings of a recipe that a study has options of its own for."""
@@ -66,22 +68,36 @@ def base_recipe(
     """
     from lowland.train import Recipe
 
+    return base_of(Recipe, choice, values, fixed=fixed, overrides=overrides)
+
+
+def base_of(
+    kind: type[Kind],
+    choice: Choice,
+    values: Mapping[str, Any],
+    *,
+    fixed: Collection[str],
+    overrides: Sequence[str] | None = None,
+) -> Kind:
+    """`base_recipe` for recipes of any kind."""
     changes = choice.overrides if overrides is None else overrides
     for key in (setting.partition("=")[0].strip() for setting in changes):
         if key in OPTIONS:
             raise InputError(f"--set {key}=... is not for a study: use {OPTIONS[key]}")
         if key in fixed:
             raise InputError(f"--set {key}=...: the study sets {key} itself: leave it out")
-    return Recipe(data=choice.data, method=choice.method, **values).with_settings(changes)
+    return kind.from_mapping(
+        {"data": choice.data, "method": choice.method, **values}
+    ).with_settings(changes)
 
 
-def at(base: Recipe, method: str, rho: float, seed: int) -> Recipe:
+def at(base: Kind, method: str, rho: float, seed: int) -> Kind:
     """One point of a grid; ρ = 0 is the base optimizer alone, whatever the method."""
-    from lowland.train.recipe import NO_METHOD
+    from lowland.train.stepped import NO_METHOD
 
     if rho == 0 and not base.brings_base:
-        return dataclasses.replace(base, method=NO_METHOD, rho=0.0, method_options=(), seed=seed)
-    return dataclasses.replace(base, method=method, rho=rho, seed=seed)
+        return base.changed(method=NO_METHOD, rho=0.0, method_options=(), seed=seed)
+    return base.changed(method=method, rho=rho, seed=seed)
 
 
 def all_rhos(choice: Choice, usual: Sequence[float]) -> list[float]:

@@ -52,6 +52,10 @@ class Fields:
             if key not in known:
                 raise unknown("setting", key, known)
             changes[key] = parse(key, text, known[key])
+        return self.changed(**changes)
+
+    def changed(self, **changes: Any) -> Self:
+        """This recipe with other values."""
         return dataclasses.replace(self, **changes)  # type: ignore[type-var]
 
     def to_dict(self) -> dict[str, Any]:
