@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lowland.studies.contrastive.columns import VARIANCES, Measured
@@ -66,10 +66,14 @@ _PUBLISHED = {
 FIXED = ("freeze_text", "bottleneck", "centers", "variances")
 
 
-def recipe_of(choice: Choice, *, fixed: Collection[str] = FIXED) -> ContrastiveRecipe:
+def recipe_of(choice: Choice, *, overrides: Sequence[str] | None = None) -> ContrastiveRecipe:
     """What all runs have in common: the size's and the setting's values with the caller's changes.
 
     An encoder that the caller names comes without the options of the one that it replaces.
+
+    Args:
+        choice: what the caller chose.
+        overrides: the changes, if not all of the choice's.
 
     Raises:
         InputError: unknown names or unusable values.
@@ -86,7 +90,7 @@ def recipe_of(choice: Choice, *, fixed: Collection[str] = FIXED) -> ContrastiveR
     if choice.setting == "published":
         values |= _PUBLISHED
     values["variances"] = VARIANCES
-    return base_of(ContrastiveRecipe, choice, values, fixed=fixed)
+    return base_of(ContrastiveRecipe, choice, values, fixed=FIXED, overrides=overrides)
 
 
 def pairs_of(recipe: ContrastiveRecipe) -> Pairs:
