@@ -36,14 +36,14 @@ def read_hub(name: str, seed: int) -> ImageData:
     location = name.partition(":")[2]
     if not location:
         raise InputError("data set 'hf:' lacks its name: hf:NAME")
-    found = _splits(location)
+    found = hub_splits(location)
     encoded: list[bytes | None] = []
     marks: list[int] = []
     rows = dict.fromkeys(("train", "validation", "test"), torch.arange(0))
     for split, part in found.items():
         image, label = _columns(location, part)
         start = len(marks)
-        encoded += _bytes(part, image)
+        encoded += hub_bytes(part, image)
         marks += [-1 if value is None else int(value) for value in part[label]]
         rows[split] = torch.arange(start, len(marks))
     labels = torch.tensor(marks, dtype=torch.int64)
@@ -62,8 +62,12 @@ def _library() -> Any:
     return importlib.import_module("datasets")
 
 
-def _splits(location: str) -> dict[str, Any]:
-    """The labelled splits by our names, in our order."""
+def hub_splits(location: str) -> dict[str, Any]:
+    """The splits of a data set by our names, in our order.
+
+    Raises:
+        InputError: no such data set, no network, or no split train.
+    """
     datasets = _library()
     place, _, configuration = location.partition("@")
     folder = Path(place).expanduser()
@@ -102,7 +106,7 @@ def _columns(location: str, part: Any) -> tuple[str, str]:
     return images[0], labels[0]
 
 
-def _bytes(part: Any, column: str) -> Iterator[bytes | None]:
+def hub_bytes(part: Any, column: str) -> Iterator[bytes | None]:
     """Every image as it is encoded; read from its own file where the table has but its place."""
     datasets = _library()
     for row in part.cast_column(column, datasets.Image(decode=False))[column]:

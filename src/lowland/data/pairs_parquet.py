@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lowland.core.errors import InputError
 from lowland.data.files import read_source
+from lowland.data.hub import hub_bytes, hub_splits
 from lowland.data.pairs import Pairs, PairSplit, assemble_pairs, check_captions, random_rows
 from lowland.data.parquet import encoded_images
 from lowland.data.rows import split_of
@@ -76,32 +77,21 @@ def read_parquet_pairs(request: PairRequest) -> Pairs:
 
 
 def read_hub_pairs(request: PairRequest) -> Pairs:
-    """Pairs of ``hf:NAME``: a data set on the Hub, or a folder that ``datasets`` can load.
+    """Pairs of ``hf:NAME`` or ``hf:NAME@CONFIGURATION``, as `lowland.data.load` finds data sets.
 
-    Splits are those of the data set; columns are as for Parquet.
+    Columns are as for Parquet; splits whose names begin with train, val or test are used.
 
     Raises:
-        InputError: ``datasets`` is missing or cannot load it; else as for Parquet.
+        InputError: the data set cannot be had; else as for Parquet.
     """
-    try:
-        import datasets
-    except ImportError:
-        raise InputError(f"{request.name} needs datasets: pip install datasets") from None
-    try:
-        whole = datasets.load_dataset(request.location)
-    except Exception as error:  # unknown names, no network, broken files: each its own kind
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(f"{request.name}: datasets cannot load it: {reason}") from None
     encoded: list[bytes | None] = []
     captions: list[Any] = []
     marks: list[str] = []
-    for mark, part in whole.items():
-        image, caption = found_columns(request.name, part.column_names, request)
-        if isinstance(part.features[image], datasets.Image):
-            part = part.cast_column(image, datasets.Image(decode=False))
-        encoded += [_stored(value) for value in part[image]]
+    for mark, part in hub_splits(request.location).items():
+        image, caption = found_columns(request.name, list(part.features), request)
+        encoded += hub_bytes(part, image)
         captions += [_listed(value) for value in part[caption]]
-        marks += [str(mark)] * len(part)
+        marks += [mark] * (len(encoded) - len(marks))
     check_captions(request.name, encoded, captions)
     return built(request, request.name, encoded, captions, marks, {"datasets": request.location})
 
@@ -188,12 +178,3 @@ def split_rows(
 
 def _listed(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
-
-
-def _stored(value: Any) -> bytes | None:
-    """Encoded bytes of an undecoded image of ``datasets``."""
-    if isinstance(value, dict):
-        if value.get("bytes") is None and value.get("path"):
-            return Path(value["path"]).read_bytes()
-        return value.get("bytes")
-    return value if isinstance(value, bytes) else None
