@@ -32,8 +32,9 @@ ALLOWED = {
         "data",
         "train",
         "report",
-        "studies",
         "embeddings",
+        "inspection",
+        "studies",
     },
 }
 HEAVY = [
