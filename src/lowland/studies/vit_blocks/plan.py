@@ -30,7 +30,7 @@ _COMMON: Mapping[str, Any] = {
 }
 _SIZES: Mapping[str, Mapping[str, Any]] = {
     "smoke": {"lr": 1e-3, "epochs": 2, "limit": 128, "evaluations": 2, "width": 8},
-    "default": {"lr": 1e-3, "evaluations": 10},
+    "default": {"lr": 1e-3, "evaluations": 6, "width": 48},
     "paper": {"lr": 5e-4, "epochs": 100, "batch_size": 128, "evaluations": 20},
 }
 _EPOCHS = {VIT: 20, MIXER: 8}

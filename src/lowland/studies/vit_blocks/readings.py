@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
-from lowland.measure import active_units, capture, feature_rank, stream, weight_ranks
+from lowland.measure import active_units, capture, feature_rank, weight_ranks
 from lowland.models import block_names
 from lowland.studies.vit_blocks import columns
 from lowland.studies.vit_blocks.columns import (
@@ -118,12 +118,14 @@ def _streams(module: nn.Module, inputs: Inputs, kind: str, of: str) -> Row:
 
 
 def _rows(module: nn.Module, inputs: Inputs) -> Row:
-    """Active GELUs over all tokens of all examples, never in memory together."""
+    """Active GELUs over all tokens of all examples, one block in memory at a time."""
     row: Row = {}
     for block in (name for name in block_names(module) if name.startswith("block")):
-        rows = stream(module, inputs, block, where="after-activation", tokens="rows")
+        found = capture(
+            module, inputs, block, where="after-activation", tokens="rows", device="model"
+        )
         for share in GELU_SHARES:
-            units = active_units(rows, rule="gelu", share=share)
+            units = active_units(found[block], rule="gelu", share=share)
             row[columns.active(block, "rows", share)] = units.fraction
     return row
 
