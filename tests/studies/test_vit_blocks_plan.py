@@ -29,7 +29,7 @@ def recipe(plan: Plan, group: str) -> Any:
 def test_default_is_a_vit_and_a_mixer_on_digits() -> None:
     plan = planned()
     assert {p.group for p in plan.runs} == {"vit", "mixer"}
-    assert sorted({p.recipe.seed for p in plan.runs}) == [0, 1, 2, 3, 4]
+    assert sorted({p.recipe.seed for p in plan.runs}) == [0, 1, 2, 3, 4, 5]
     vit, mixer = recipe(plan, "vit"), recipe(plan, "mixer")
     assert (vit.model, mixer.model) == ("vit-mini", "mixer-mini")
     assert {p.recipe.rho for p in plan.runs if p.recipe.method == "none"} == {0.0}
