@@ -10,7 +10,7 @@ import pytest
 from made_runs import make_runs
 
 from lowland.studies.low_rank.claims import claims
-from lowland.studies.low_rank.columns import Measured, knn_column, rank_column
+from lowland.studies.low_rank.columns import GROUPS, Measured, knn_column, rank_column
 from lowland.studies.runs import Run, Runs
 from lowland.studies.study import Claim, Finding, assess
 from lowland.studies.verdict import Verdict
@@ -41,6 +41,17 @@ def test_names_and_thresholds_are_what_they_were_when_the_study_was_fixed() -> N
         "rank-on-test": 0.05,
         "order-across-thresholds": 0.2,
         "rank-at-matched-loss": 0.05,
+        "error-at-large-rho": 0.0025,
+        "rank-in-both-settings": 0.05,
+        "rank-on-test-post-activation": 0.05,
+        "sudden-drop": 0.05,
+        "gradual-increase": 0.05,
+        "drop-with-large-steps": 0.05,
+        "drop-by-rho-and-step": 0.05,
+        "augmentation-reveals": 0.05,
+        "decay-is-not-enough": 0.05,
+        "collapse-at-last-block": 0.5,
+        "collapse-in-a-cascade": 0.5,
     }
 
 
@@ -193,20 +204,21 @@ def test_nothing_measured_is_no_data_here(claim: Claim) -> None:
 def everything(rho: float, seed: int, step: int) -> dict[str, float]:
     columns: dict[str, Any] = {
         rank_column(block, split=split, center=center, variance=v): 100 * v * (1 - rho) + seed
-        for block in ("block1", "block2")
+        for block in ("block1", "block2", "pool")
         for split in ("train", "test")
         for center in ("unit", "example")
         for v in (0.95, 0.99, 0.999)
     }
-    return {**columns, **errors(rho, seed, step), "train/loss": math.exp(-step)}
+    pool = {rank_column("pool"): 100.0 - 60.0 * (step > 0)}
+    return {**columns, **pool, **errors(rho, seed, step), "train/loss": math.exp(-step)}
 
 
 @pytest.mark.parametrize("claim", CLAIMS.values(), ids=CLAIMS)
 def test_one_seed_is_never_a_result(claim: Claim) -> None:
     runs = [
         run
-        for group in ("main", "transfer")
-        for run in make_runs(everything, group=group, seeds=(0,))
+        for group in GROUPS
+        for run in make_runs(everything, group=group, seeds=(0,), evaluations=5)
     ]
     _, verdict = assess(claim, Runs(runs), family=8)
     assert verdict.interval is None
@@ -216,10 +228,16 @@ def test_one_seed_is_never_a_result(claim: Claim) -> None:
 
 @pytest.mark.parametrize("name", [name for name in CLAIMS if "error" not in name])
 def test_a_diverged_run_is_not_dropped(name: str) -> None:
-    runs = make_runs(everything)
-    last = runs[-1]
+    runs = [run for group in GROUPS for run in make_runs(everything, group=group, evaluations=5)]
+    # collapse is of plain training, all else of the largest ρ too
+    lost = 0.0 if name.startswith("collapse") else 0.4
     history = {"epoch": [0.0, 1.0], "train/loss": [2.0, None]}
-    runs[-1] = dataclasses.replace(last, history=history, diverged=True)
+    runs = [
+        dataclasses.replace(run, history=history, diverged=True)
+        if (run.rho, run.seed) == (lost, 2)
+        else run
+        for run in runs
+    ]
     _, verdict = measured(name, runs)
     assert (verdict.word, verdict.interval) == ("cannot tell", None)
     assert "1 of 3 seeds gave no finite effect" in verdict.reason

@@ -5,15 +5,10 @@ from __future__ import annotations
 from functools import partial
 
 from lowland.studies.low_rank import errors, ranks
-from lowland.studies.low_rank.columns import Measured
+from lowland.studies.low_rank.columns import TRANSFER, Measured
+from lowland.studies.low_rank.setting_claims import POINTS, SHARE, setting_claims
 from lowland.studies.study import Claim
 from lowland.studies.verdict import AtLeast, Within
-
-SHARE = 0.05
-"""Smallest relative change of a rank that matters, and the margin within which two are equal."""
-
-POINTS = 0.0025
-"""Smallest fall of an error that matters: a quarter of a percentage point."""
 
 DISORDER = 0.2
 """1 − Kendall's τ of two orders that disagree on one pair in ten."""
@@ -30,7 +25,12 @@ _ERROR_REASON = (
 
 def claims(what: Measured) -> tuple[Claim, ...]:
     """Every claim, in the order of the report, for the rank at `what.block`."""
-    return (*_rank_claims(what), *_error_claims(what), *_control_claims(what))
+    return (
+        *_rank_claims(what),
+        *_error_claims(what),
+        *_control_claims(what),
+        *setting_claims(what),
+    )
 
 
 def _rank_claims(what: Measured) -> tuple[Claim, ...]:
@@ -87,6 +87,17 @@ def _rank_claims(what: Measured) -> tuple[Claim, ...]:
 
 
 def _error_claims(what: Measured) -> tuple[Claim, ...]:
+    unseen = "the classes left out of training"
+    sentence = (
+        "The features transfer better: nearest neighbours among classes never trained on are right "
+        "more often."
+    )
+    if what.transfer != TRANSFER:
+        unseen = "another data set"
+        sentence = (
+            "The features transfer better: nearest neighbours in another data set are right more "
+            "often."
+        )
     return (
         Claim(
             name="test-error",
@@ -101,15 +112,12 @@ def _error_claims(what: Measured) -> tuple[Claim, ...]:
         ),
         Claim(
             name="knn-error",
-            sentence=(
-                "The features transfer better: nearest neighbours among classes never trained on "
-                "are right more often."
-            ),
+            sentence=sentence,
             source="Fig. 1 to 3 (middle), §3.1",
             published="shape: kNN error on another data set is lowest at middle ρ",
             effect=(
-                f"10-NN error in the features of {what.block}, on test images of the classes "
-                "left out of training, at ρ = 0 minus at the ρ chosen on their validation images"
+                f"10-NN error in the features of {what.block}, on test images of {unseen}, at "
+                "ρ = 0 minus at the ρ chosen on their validation images"
             ),
             unit="points",
             rule=AtLeast(POINTS),

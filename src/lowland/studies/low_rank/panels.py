@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from lowland.studies.low_rank.columns import (
+    BARE,
+    LARGE,
     MAIN,
+    OTHER,
     TEST_ERROR,
     TRAIN_LOSS,
     TRANSFER,
+    VARIANCES,
     Measured,
     knn_column,
     rank_column,
@@ -15,14 +19,15 @@ from lowland.studies.study import Panel
 
 
 def panels(what: Measured) -> tuple[Panel, ...]:
-    """Fig. 1 of the paper (test error, kNN error, rank), then what explains or controls it."""
+    """Fig. 1 of the paper (test error, kNN error, rank), its Fig. 10, and what explains it."""
     block = what.block
+    unseen = "unseen classes" if what.transfer == TRANSFER else "another data set"
     return (
         Panel(title="Test error", column=TEST_ERROR, group=MAIN, percent=True),
         Panel(
-            title="kNN error on unseen classes",
-            column=knn_column(block, "test"),
-            group=TRANSFER,
+            title=f"kNN error on {unseen}",
+            column=knn_column(block, "test", what.knn_kind),
+            group=what.transfer,
             percent=True,
             note=f"10 neighbours, cosine distance, features of {block}",
         ),
@@ -50,5 +55,32 @@ def panels(what: Measured) -> tuple[Panel, ...]:
             column=rank_column(block, center="example"),
             group=MAIN,
             note="each example minus its own mean, which leaves the mean example in",
+        ),
+        *(
+            Panel(
+                title=f"Feature rank at {100 * share:g}%, {block}",
+                column=rank_column(block, variance=share),
+                group=MAIN,
+                note="another share of the variance, train images",
+            )
+            for share in VARIANCES[1:]
+        ),
+        Panel(
+            title=f"Feature rank, {block}, the other setting",
+            column=rank_column(block),
+            group=OTHER,
+            note="state-of-the-art where minimal was chosen, and the other way round",
+        ),
+        Panel(
+            title=f"Feature rank, {block}, five times the learning rate",
+            column=rank_column(block),
+            group=LARGE,
+            note="minimal setting otherwise",
+        ),
+        Panel(
+            title=f"Feature rank, {block}, without augmentation",
+            column=rank_column(block),
+            group=BARE,
+            note="minimal setting otherwise",
         ),
     )

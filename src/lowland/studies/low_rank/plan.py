@@ -1,16 +1,20 @@
-"""The two grids of the low-rank study, at each size and in each setting."""
+"""The grids of the low-rank study, at each size and in each setting."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from lowland.core.errors import InputError
 from lowland.core.selection import match_names
 from lowland.studies.blocks import judged_block, names_of_blocks
 from lowland.studies.low_rank.claims import claims
-from lowland.studies.low_rank.columns import MAIN, TRANSFER, VARIANCES, Measured
+from lowland.studies.low_rank.columns import GROUPS, MAIN, TRANSFER, VARIANCES, Measured
+from lowland.studies.low_rank.figures import figures
+from lowland.studies.low_rank.groups import OPTION, SETTINGS, chosen_groups, halves, recipes
+from lowland.studies.low_rank.notes import notes
 from lowland.studies.low_rank.panels import panels
 from lowland.studies.study import Choice, Plan, Planned, grid
 
@@ -19,11 +23,8 @@ if TYPE_CHECKING:
     from lowland.train import Recipe
 
 MOST_RANK_EXAMPLES = 10_240
-
-_SETTINGS: Mapping[str, Mapping[str, Any]] = {
-    "minimal": {"momentum": 0.0, "weight_decay": 0.0, "schedule": "constant"},
-    "state-of-the-art": {"momentum": 0.9, "weight_decay": 5e-4, "schedule": "step", "lr": 0.1},
-}
+HELD_OUT = 0.001
+"""Share of train that the published experiments hold out: 50 images of CIFAR."""
 
 _SIZES: Mapping[str, Mapping[str, Any]] = {
     "smoke": {"lr": 0.2, "epochs": 2, "limit": 200, "evaluations": 2, "width": 8},
@@ -34,11 +35,17 @@ _SIZES: Mapping[str, Mapping[str, Any]] = {
         "lr": 0.05,
         "epochs": 200,
         "batch_size": 256,
-        "evaluations": 40,
+        "evaluations": 40,  # the published: every 1,000 iterations, 39 times on CIFAR
+        "held_out": HELD_OUT,
     },
 }
 _SEEDS = {"smoke": 2, "default": 5, "paper": 5}
 _RHOS = {"smoke": (0.2,), "default": (0.05, 0.1, 0.2, 0.4)}
+_GROUPS = {
+    "smoke": (MAIN, TRANSFER),
+    "default": tuple(GROUPS),
+    "paper": (MAIN, TRANSFER),
+}
 
 # Published grids by setting and number of classes: CIFAR-10, CIFAR-100, Tiny ImageNet.
 _PAPER_RHOS = {
@@ -55,33 +62,45 @@ _FIXED = ("transfer_labels", "rank_examples", "centers", "variances")
 
 
 def plan(choice: Choice) -> Plan:
-    """Lay out both grids on the data that was chosen.
+    """Lay out all grids on the data that was chosen.
 
     Raises:
         InputError: unknown names or unusable values, or data that do not fit.
     """
     from lowland.data import load
 
+    keys = _keys(choice)
+    wanted = chosen_groups(choice.overrides, _GROUPS[choice.size])
     recipe = _base_recipe(choice)
-    data = load(recipe.data, labels=recipe.labels, limit=recipe.limit)
-    what = _measured(recipe, data, chosen="rank_block" in _keys(choice))
-    recipe = dataclasses.replace(recipe, rank_block=what.block)
-    n = min(MOST_RANK_EXAMPLES, len(data.train), len(data.test))
-    main = dataclasses.replace(recipe, rank_examples=n)
-    groups = {MAIN: main, **_transfer(recipe, data)}
+    data = load(recipe.data, labels=recipe.labels, limit=recipe.limit, held_out=recipe.held_out)
+    if choice.size == "paper":
+        recipe = _published(recipe, data, keys)
+    what = _measured(choice, recipe, data)
+    lr = recipe.lr if "lr" in keys else _SIZES[choice.size]["lr"]
+    groups = recipes(
+        _main(choice, recipe, data, what),
+        choice.setting,
+        data,
+        wanted=wanted,
+        lr=lr,
+        block=what.block,
+        steps=len(data.train) // recipe.batch_size * recipe.epochs,
+        kept=set(keys),
+    )
     rhos = _rhos(choice, data.classes)
     seeds = choice.seed_range(_SEEDS[choice.size])
     runs = [
         Planned(group=group, recipe=_at(base, choice.method, rho, seed))
         for group, base in groups.items()
-        for rho, seed in grid(rhos, seeds)
+        for rho, seed in grid(rhos if group in (MAIN, TRANSFER) else [0.0, rhos[-1]], seeds)
     ]
     return Plan(
         runs=tuple(runs),
         claims=claims(what),
         panels=panels(what),
         fingerprint=data.fingerprint,
-        notes=_notes(choice, n, data, groups),
+        notes=notes(choice, data, groups, what),
+        figures=partial(figures, what=what),
     )
 
 
@@ -94,9 +113,32 @@ def _base_recipe(choice: Choice) -> Recipe:
             raise InputError(f"--set {key}=... is not for a study: use {_OWN_OPTIONS[key]}")
         if key in _FIXED:
             raise InputError(f"--set {key}=...: the study sets {key} itself: leave it out")
-    values = {**_SIZES[choice.size], **_SETTINGS[choice.setting]}
+    values = {**_SIZES[choice.size], **SETTINGS[choice.setting]}
     recipe = Recipe(data=choice.data, method=choice.method, variances=VARIANCES, **values)
-    return recipe.with_settings(choice.overrides)
+    own = [s for s in choice.overrides if s.partition("=")[0].strip() != OPTION]
+    return recipe.with_settings(own)
+
+
+def _published(recipe: Recipe, data: ImageData, keys: list[str]) -> Recipe:
+    """With the published network for Tiny ImageNet, which pools windows of 4x4 positions."""
+    if "model" in keys or min(data.shape[1:]) < 64:
+        return recipe
+    return dataclasses.replace(recipe, model="preact-resnet18-4x4")
+
+
+def _main(choice: Choice, recipe: Recipe, data: ImageData, what: Measured) -> Recipe:
+    """The main runs: ranks of the judged block, at paper size of all blocks from it on."""
+    names = names_of_blocks(recipe, data)
+    curves = what.block
+    n = min(MOST_RANK_EXAMPLES, len(data.train), len(data.test))
+    if choice.size == "paper":
+        published = (what.block, "final", "pool")
+        curves = ",".join(name for name in published if name in names)
+        n = min(MOST_RANK_EXAMPLES, len(data.train))
+    blocks = recipe.rank_blocks
+    if "rank_blocks" not in _keys(choice) and what.last in names:
+        blocks = f"{blocks},{what.last}"
+    return dataclasses.replace(recipe, rank_block=curves, rank_blocks=blocks, rank_examples=n)
 
 
 def _keys(choice: Choice) -> list[str]:
@@ -125,65 +167,31 @@ def _rhos(choice: Choice, classes: int) -> list[float]:
     return sorted({0.0, *map(float, positive)})
 
 
-def _measured(recipe: Recipe, data: ImageData, *, chosen: bool) -> Measured:
+def _measured(choice: Choice, recipe: Recipe, data: ImageData) -> Measured:
     """The block to judge, the blocks beside it, and numbers of images."""
-    beside = match_names(recipe.rank_blocks, names_of_blocks(recipe, data))
-    block = judged_block(recipe, data, chosen=chosen)
-    trained, _ = _halves(recipe, data)
+    names = names_of_blocks(recipe, data)
+    beside = match_names(recipe.rank_blocks, names)
+    block = judged_block(recipe, data, chosen="rank_block" in _keys(choice))
+    trained, _ = halves(recipe, data)
     # loaded labels are renumbered in the order of the recipe's, so the left-out ones come last
     queries = int((data.test.labels >= len(trained)).sum())
+    if recipe.transfer_data:
+        queries = _queries(recipe)
+    n = min(MOST_RANK_EXAMPLES, len(data.train), len(data.test))
     return Measured(
         block=block,
         others=tuple(name for name in beside if name != block),
+        last="pool" if "pool" in names else names[-1],
+        classes=data.classes,
         test_images=len(data.test),
-        transfer_images=max(min(queries, recipe.rank_examples), 1),
+        transfer_images=max(min(queries, n), 1),
+        transfer=MAIN if recipe.transfer_data else TRANSFER,
+        setting=choice.setting,
     )
 
 
-def _transfer(recipe: Recipe, data: ImageData) -> dict[str, Recipe]:
-    """Train on the first half of the classes, transfer to the rest; nothing below four classes."""
-    trained, left_out = _halves(recipe, data)
-    if not left_out:
-        return {}
-    split = dataclasses.replace(
-        recipe,
-        labels=trained,
-        transfer_labels=left_out,
-        # no claim is about the ranks of these runs
-        rank_blocks=recipe.rank_block,
-        centers=("unit",),
-        variances=VARIANCES[:1],
-    )
-    return {TRANSFER: split}
+def _queries(recipe: Recipe) -> int:
+    """Test images of the first data set that features are tried on."""
+    from lowland.data import load
 
-
-def _halves(recipe: Recipe, data: ImageData) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    labels = recipe.labels or tuple(range(data.classes))
-    half = (len(labels) + 1) // 2 if len(labels) >= 4 else len(labels)
-    return labels[:half], labels[half:]
-
-
-def _notes(
-    choice: Choice, n: int, data: ImageData, groups: Mapping[str, Recipe]
-) -> tuple[str, ...]:
-    sizes = f"{len(data.train)} train, {len(data.validation)} validation, {len(data.test)} test"
-    plain = "plain training"
-    if next(iter(groups.values())).brings_base:
-        plain = f"the base optimizer that {choice.method} brings, alone"
-    notes = [
-        f"Data: {data.name}, {sizes} images; one fixed split for all seeds, so intervals speak "
-        "about the randomness of training, not about the choice of images.",
-        f"Every rank, on train and on test, is that of the same number of examples, {n}, since "
-        "the rank depends on it.",
-        f"ρ = 0 is {plain}; every other ρ is {choice.method}.",
-    ]
-    if TRANSFER in groups:
-        recipe = groups[TRANSFER]
-        named = [
-            ", ".join(map(str, part or ())) for part in (recipe.labels, recipe.transfer_labels)
-        ]
-        notes.append(
-            f"Transfer: networks trained on classes {named[0]} alone; reference and query images "
-            f"of classes {named[1]}."
-        )
-    return tuple(notes)
+    return len(load(recipe.transfer_data[0], held_out=recipe.held_out).test)

@@ -45,7 +45,7 @@ def rank_at_end(runs: Runs, what: Measured) -> Finding:
     return Finding(
         effects=fall(column),
         detail=means_by_rho(runs, column) + _order_with_rho(runs, column),
-        resolution=_one_rank(runs, column),
+        resolution=one_rank(runs, column),
         beside=_where_measured(_variants(what), fall),
     )
 
@@ -59,7 +59,7 @@ def rank_throughout(runs: Runs, what: Measured) -> Finding:
     return Finding(
         effects={seed: mean(curve) for seed, curve in falls.items()},
         detail=detail,
-        resolution=_one_rank(runs, column),
+        resolution=one_rank(runs, column),
         beside={"first half of training": {s: mean(c[: len(c) // 2]) for s, c in falls.items()}},
     )
 
@@ -87,7 +87,7 @@ def rank_from_initialisation(runs: Runs, what: Measured) -> Finding:
     return Finding(
         effects=weaker(column),
         detail=f"Rank at initialisation {mean(starts):.1f}.",
-        resolution=_one_rank(runs, column),
+        resolution=one_rank(runs, column),
         beside={
             "plain training alone": plain,
             "SAM on top": sam,
@@ -96,23 +96,31 @@ def rank_from_initialisation(runs: Runs, what: Measured) -> Finding:
     )
 
 
-def rank_on_test(runs: Runs, what: Measured) -> Finding:
+def rank_on_test(runs: Runs, what: Measured, group: str = MAIN) -> Finding:
     """Mean over ρ of R on test images / R on as many train images, minus 1."""
 
-    def deviation(column: str) -> Effects:
+    def ratios(seed: int, column: str) -> list[float]:
         on_test = column.replace("rank/train/", "rank/test/")
-        return {seed: mean(_ratios(runs, seed, on_test, column)) for seed in runs.seeds(MAIN)}
+        return _ratios(runs, group, seed, on_test, of_as_many(runs, group, seed, column))
+
+    def deviation(column: str) -> Effects:
+        return {seed: mean(ratios(seed, column)) for seed in runs.seeds(group)}
 
     column = rank_column(what.block)
-    on_test = rank_column(what.block, split="test")
-    single = [r for seed in runs.seeds(MAIN) for r in _ratios(runs, seed, on_test, column)]
+    single = [r for seed in runs.seeds(group) for r in ratios(seed, column)]
     largest = max(single, key=abs, default=math.nan)
     return Finding(
         effects=deviation(column),
         detail=f"Largest difference in a single run: {largest:+.1%}.",
-        resolution=_one_rank(runs, column),
+        resolution=one_rank(runs, column, group),
         beside=_where_measured(_variants(what), deviation),
     )
+
+
+def of_as_many(runs: Runs, group: str, seed: int, column: str) -> str:
+    """The rank on as many train images as there are test images, where it was measured apart."""
+    fewer = column.replace("rank/train/", "rank/train-as-test/")
+    return fewer if fewer in runs.run(group, 0.0, seed).history else column
 
 
 def order_across_thresholds(runs: Runs, what: Measured) -> Finding:
@@ -165,13 +173,13 @@ def rank_at_matched_loss(runs: Runs, what: Measured) -> Finding:
     return Finding(
         effects=effects,
         detail=f"{len(effects)} of {len(seeds)} seeds have a train loss that all ρ reach.",
-        resolution=_one_rank(runs, column),
+        resolution=one_rank(runs, column),
     )
 
 
-def _one_rank(runs: Runs, column: str) -> float:
+def one_rank(runs: Runs, column: str, group: str = MAIN) -> float:
     """The share that one dimension is of the rank at ρ = 0: relative falls move in such steps."""
-    ranks = [runs.final(MAIN, 0.0, seed, column) for seed in runs.seeds(MAIN)]
+    ranks = [runs.final(group, 0.0, seed, column) for seed in runs.seeds(group)]
     return 1 / max(mean(ranks), 1.0) if ranks else 0.0
 
 
@@ -204,11 +212,11 @@ def _least(*values: float) -> float:
     return math.nan if any(math.isnan(value) for value in values) else min(values)
 
 
-def _ratios(runs: Runs, seed: int, top: str, bottom: str) -> list[float]:
+def _ratios(runs: Runs, group: str, seed: int, top: str, bottom: str) -> list[float]:
     """top / bottom - 1 at the end, for every ρ."""
     return [
-        -relative_fall(runs.final(MAIN, rho, seed, bottom), runs.final(MAIN, rho, seed, top))
-        for rho in runs.rhos(MAIN)
+        -relative_fall(runs.final(group, rho, seed, bottom), runs.final(group, rho, seed, top))
+        for rho in runs.rhos(group)
     ]
 
 
