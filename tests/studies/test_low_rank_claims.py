@@ -229,8 +229,8 @@ def test_one_seed_is_never_a_result(claim: Claim) -> None:
 @pytest.mark.parametrize("name", [name for name in CLAIMS if "error" not in name])
 def test_a_diverged_run_is_not_dropped(name: str) -> None:
     runs = [run for group in GROUPS for run in make_runs(everything, group=group, evaluations=5)]
-    # collapse is of plain training, all else of the largest ρ too
-    lost = 0.0 if name.startswith("collapse") else 0.4
+    # these are of plain training, all else of the largest ρ too
+    lost = 0.0 if name.startswith(("collapse", "drop-with")) else 0.4
     history = {"epoch": [0.0, 1.0], "train/loss": [2.0, None]}
     runs = [
         dataclasses.replace(run, history=history, diverged=True)
