@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from lowland.core.errors import unknown
+from lowland.studies.bottleneck import STUDY as BOTTLENECK
+from lowland.studies.checkpoints import STUDY as CHECKPOINTS
+from lowland.studies.contrastive import STUDY as CONTRASTIVE
 from lowland.studies.families import PLACES, claims_table, family
 from lowland.studies.folder import default_folder
 from lowland.studies.low_rank import STUDY as LOW_RANK
@@ -17,7 +20,19 @@ from lowland.studies.two_layer import STUDY as TWO_LAYER
 from lowland.studies.vit_blocks import STUDY as VIT_BLOCKS
 
 STUDIES: Mapping[str, Study] = MappingProxyType(
-    {study.name: study for study in (LOW_RANK, TWO_LAYER, RELU, VIT_BLOCKS, METHODS)}
+    {
+        study.name: study
+        for study in (
+            LOW_RANK,
+            TWO_LAYER,
+            RELU,
+            CONTRASTIVE,
+            VIT_BLOCKS,
+            BOTTLENECK,
+            CHECKPOINTS,
+            METHODS,
+        )
+    }
 )
 """Every study by name."""
 
