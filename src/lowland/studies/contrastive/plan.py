@@ -14,7 +14,7 @@ from lowland.studies.study import Choice, Plan, Planned, grid
 _SEEDS = {"smoke": 2, "default": 8, "paper": 3}
 _RHOS = {
     "smoke": (0.1,),
-    "default": (0.02, 0.05, 0.1, 0.2),
+    "default": (0.02, 0.05, 0.1),
     "paper": (0.1, 0.2, 0.25, 0.3),
 }
 

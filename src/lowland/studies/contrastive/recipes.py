@@ -40,7 +40,7 @@ SIZES_OF_TRAINING: Mapping[str, Mapping[str, Any]] = {
         "pool": "mean",
         "dimension": 64,
         "lr": 4e-3,
-        "epochs": 50,
+        "epochs": 40,
         "evaluations": 10,
     },
     "paper": {
