@@ -26,7 +26,14 @@ MOST_EXAMPLES = 10_240
 _SIZES: Mapping[str, Mapping[str, Any]] = {
     "smoke": {"lr": 0.1, "epochs": 2, "limit": 128, "evaluations": 2, "width": 2},
     "default": {"lr": 0.1, "epochs": 20, "evaluations": 10, "width": 8},
-    "paper": {"lr": 0.05, "epochs": 200, "evaluations": 40, "width": 64, "batch_size": 256},
+    "paper": {
+        "lr": 0.05,
+        "epochs": 200,
+        "evaluations": 40,
+        "width": 64,
+        "batch_size": 256,
+        "held_out": 0.001,
+    },
 }
 _DRAWS = {"smoke": 1, "default": 5, "paper": 1}
 _SEEDS = {"smoke": 2, "default": 5, "paper": 5}
