@@ -14,7 +14,6 @@ from lowland.embeddings.package import faiss
 from lowland.embeddings.space import Space
 from lowland.embeddings.vectors import Floats
 
-CENTROIDS = 256
 PER_CENTROID = 40
 """Training vectors for each centroid of product quantization: one more than faiss asks for."""
 
@@ -38,6 +37,7 @@ class Codec:
         clipped: share of each coordinate's values that lie past either end of a scalar quantizer's
             range: with few bits the steps between matter more.
         step: dimensions that share a code, so that k is a multiple of it.
+        code_bits: of such a code: 8 are 256 centroids.
     """
 
     name: str
@@ -48,6 +48,12 @@ class Codec:
     scaled: bool = False
     clipped: float = 0.0
     step: int = 1
+    code_bits: int = 8
+
+    @property
+    def centroids(self) -> int:
+        """Of each group of dimensions; for ``"product"`` alone."""
+        return int(2**self.code_bits)
 
     @property
     def trained(self) -> bool:
@@ -61,7 +67,7 @@ class Codec:
     def bytes_per_vector(self, k: int, dimension: int, n: int) -> float:
         """The same with the shares of the transform's matrix and of the codebook in it."""
         shared = 4 * k * (dimension + 1)
-        shared += 4 * CENTROIDS * k if self.trained else 8 * k
+        shared += 4 * self.centroids * k if self.trained else 8 * k
         return self.code_bytes(k) + shared / n
 
     def fit(self, space: Space, k: int, sample: Floats, seed: int) -> Fitted:
@@ -97,7 +103,7 @@ class Codec:
         if self.kind == "flat":
             return library.IndexFlat(k, kind)
         if self.kind == "product":
-            index = library.IndexPQ(k, k // self.step, 8, kind)
+            index = library.IndexPQ(k, k // self.step, self.code_bits, kind)
             index.pq.cp.niter, index.pq.cp.seed = ROUNDS, derived_seed(seed, "k-means") % 2**31
             index.pq.cp.max_points_per_centroid = PER_CENTROID
             return index
@@ -183,10 +189,17 @@ def _normal(bits: int) -> Codec:
     return Codec(name=f"tq{bits}", bits=bits, words=words, kind=kind, mixed="rotated", scaled=True)
 
 
-def _product(bits: int) -> Codec:
-    words = f"product quantizer, {8 // bits} dimensions a byte"
-    kind, step = "product", 8 // bits
-    return Codec(name=f"pq{bits}", bits=bits, words=words, kind=kind, mixed="allocated", step=step)
+def _product(bits: int, code_bits: int = 8) -> Codec:
+    step, shown = code_bits // bits, "" if code_bits == 8 else f"x{code_bits}"
+    return Codec(
+        name=f"pq{bits}{shown}",
+        bits=bits,
+        words=f"product quantizer, {code_bits} bits for {step} dimensions",
+        kind="product",
+        mixed="allocated",
+        step=step,
+        code_bits=code_bits,
+    )
 
 
 _ALL = (
@@ -197,6 +210,8 @@ _ALL = (
     _scalar("sq4", 4, "scalar, 4 bits", "QT_4bit", clipped=0.01),
     *map(_normal, (4, 3, 2, 1)),
     *map(_product, (4, 2, 1)),
+    _product(2, 4),
+    _product(1, 4),
 )
 
 CODECS: Mapping[str, Codec] = {codec.name: codec for codec in _ALL}
@@ -232,5 +247,5 @@ def choose_codecs(names: str, sample: int) -> list[Codec]:
 
 def _usable(codec: Codec, sample: int) -> bool:
     if codec.trained:
-        return sample >= CENTROIDS * (PER_CENTROID - 1)
+        return sample >= codec.centroids * (PER_CENTROID - 1)
     return codec.kind == "flat" or hasattr(faiss().ScalarQuantizer, codec.kind)

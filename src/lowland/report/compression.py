@@ -18,12 +18,8 @@ def show(record: Record, folder: Path, console: Console) -> None:
     features = record["features"]
     console.print()
     console.print(Text(features["name"], style="bold", overflow="fold"))
-    console.print(
-        Text(
-            f"{features['n']:,} × {features['dimension']:,} {features['dtype']}, {record['metric']}",
-            style="dim",
-        )
-    )
+    shape = f"{features['n']:,} × {features['dimension']:,} {features['dtype']}"
+    console.print(Text(f"{shape}, {record['metric']}", style="dim"))
     console.print()
     console.print(_sentence(record))
     console.print()
