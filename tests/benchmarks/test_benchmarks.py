@@ -133,3 +133,12 @@ def test_without_a_compiler_it_falls_back(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(shutil, "which", lambda name: None)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert compiled.backend() == "aot_eager"
+
+
+def test_the_two_layer_loop_is_timed_beside_the_grid() -> None:
+    import two_layer
+
+    loop, alone, grid, ranks = two_layer.rows(quick=True)
+    assert (loop["runs"], alone["runs"], grid["runs"]) == (1, 1, 30)
+    assert all(row["seconds"] > 0 for row in (loop, alone, grid))
+    assert len(ranks["note"].split(", ")) == 5

@@ -14,6 +14,7 @@ from lowland.studies.folder import default_folder
 from lowland.studies.low_rank import STUDY as LOW_RANK
 from lowland.studies.methods import STUDY as METHODS
 from lowland.studies.relu import STUDY as RELU
+from lowland.studies.retrieval import STUDY as RETRIEVAL
 from lowland.studies.runner import execute
 from lowland.studies.study import Choice, Study, radii
 from lowland.studies.two_layer import STUDY as TWO_LAYER
@@ -30,6 +31,7 @@ STUDIES: Mapping[str, Study] = MappingProxyType(
             VIT_BLOCKS,
             BOTTLENECK,
             CHECKPOINTS,
+            RETRIEVAL,
             METHODS,
         )
     }
