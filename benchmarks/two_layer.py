@@ -5,9 +5,10 @@ weights, and readings at the same points; it is timed on a part of its steps, si
 the same. Ours is the study's grid, all activations, radii and seeds, over processes of one thread.
 
 Prediction: the loop is bound by about 100 calls into torch per step, autograd among them, some 0.5
-to 1 ms, so 10 to 20 s a run. Ours makes about 25 calls per step, for all runs of a process together:
-alone some 0.1 ms a step, and of 50 side by side 50·100 numbers an operation, some 0.3 ms a step or
-6 µs a run and step. So 5 to 10 times faster alone, and about 100 times in the grid on one core.
+to 1 ms, so 10 to 20 s a run. Ours makes about 25 calls per step, for all runs of a process
+together: alone some 0.1 ms a step, and of 50 side by side 50·100 numbers an operation, some 0.3 ms
+a step or 6 µs a run and step. So 5 to 10 times faster alone, and about 100 times in the grid on one
+core.
 
     python benchmarks/two_layer.py [--quick] [--out FILE.json]
 """
@@ -105,10 +106,7 @@ def rows(quick: bool) -> list[Row]:
     run("relu", "sam", 0.1, 0, steps=steps)
     alone = time.perf_counter() - began
     runs, grid = grid_seconds(seeds, steps, 10)
-    ranks = [
-        run("relu", "sam", rho, 4, True, steps=steps).feature_rank
-        for rho in ACTIVATIONS["relu"].radii
-    ]
+    published = run_all("relu", "sam", ACTIVATIONS["relu"].radii, [4], True, steps=steps)
     return [
         {
             "what": "loop by autograd, one run, one thread",
