@@ -38,6 +38,10 @@ def coordinates(vectors: Vectors, space: Space, fitted: Fitted) -> Iterator[Floa
 
 def fill(index: Any, vectors: Vectors, space: Space, fitted: Fitted) -> Any:
     """Add all vectors to an index of their coordinates."""
+    codes = getattr(index, "codes", None)
+    if codes is not None:  # room for all at once: codes that grow are copied, and held twice
+        codes.resize(vectors.n * index.code_size)
+        codes.resize(0)
     for rows in coordinates(vectors, space, fitted):
         index.add(rows)
     return index
