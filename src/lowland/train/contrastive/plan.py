@@ -6,7 +6,6 @@ import dataclasses
 import hashlib
 import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +13,7 @@ import torch
 from lowland.core.errors import InputError
 from lowland.core.provenance import source_hash
 from lowland.data import Pairs, batch_count, load_pairs
+from lowland.train.contrastive.contents import contents
 from lowland.train.contrastive.recipe import ContrastiveRecipe
 from lowland.train.job import Work
 from lowland.train.plan import DETERMINES, device_of
@@ -116,11 +116,7 @@ def check_recipe(recipe: ContrastiveRecipe) -> None:
 
 def _name(recipe: ContrastiveRecipe, data: Pairs, device: str) -> str:
     """Hash of what determines a run; where data and encoders lie is left out for what they are."""
-    named = {"data": recipe.data.partition(":")[0], "device": device}
-    for key in ("image", "text"):
-        folder = Path(getattr(recipe, key).partition(":")[2]).expanduser()
-        if getattr(recipe, key).startswith("hf:") and folder.is_dir():
-            named[key] = folder_digest(folder)
+    named = {"data": recipe.data.partition(":")[0], "device": device, **contents(recipe)}
     facts = {
         "kind": "contrastive",
         "recipe": {**recipe.to_dict(), **named},
@@ -129,13 +125,3 @@ def _name(recipe: ContrastiveRecipe, data: Pairs, device: str) -> str:
         "torch": torch.__version__,
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def folder_digest(folder: Path) -> str:
-    """SHA-256 over the files of a folder of transformers, their names included."""
-    digest = hashlib.sha256()
-    for file in sorted(path for path in folder.iterdir() if path.is_file()):
-        digest.update(f"{file.name}\0{file.stat().st_size}\0".encode())
-        with open(file, "rb") as content:
-            digest.update(hashlib.file_digest(content, "sha256").digest())
-    return digest.hexdigest()

@@ -14,6 +14,7 @@ from lowland.data import Pairs, PairSplit
 from lowland.models import TextEncoder
 from lowland.models.hub import transformers_network, transformers_place
 from lowland.models.text import pooled
+from lowland.train.contrastive.contents import contents
 from lowland.train.contrastive.images import drop_pooler, silent_dropout
 from lowland.train.contrastive.kept import Kept
 from lowland.train.contrastive.own_text import Tokenize, own_encoder
@@ -73,10 +74,18 @@ def build_texts(recipe: ContrastiveRecipe, data: Pairs, *, trial: bool = False) 
         return TextTower(module, _width(module), _texts(called, splits))
 
     def features() -> dict[str, tuple[Tensor, ...]]:
-        return {name: (_features(module, tokenize, list_),) for name, list_ in lists.items()}
+        trim = recipe.pool != "positions"
+        return {
+            name: (_features(module, tokenize, texts, trim=trim),) for name, texts in lists.items()
+        }
 
     named = ("text", "text_options", "pool", "captions", "max_tokens", "pretraining", "threads")
-    key = (data.fingerprint, trial, *(getattr(recipe, name) for name in named))
+    key = (
+        data.fingerprint,
+        trial,
+        *(getattr(recipe, name) for name in named),
+        contents(recipe).get("text"),
+    )
     found = _FEATURES(key, features)
     return TextTower(nn.Identity(), found["train"][0].shape[1], _texts(found, splits))
 
@@ -90,17 +99,29 @@ def _texts(
     }
 
 
-def _features(module: nn.Module, tokenize: Tokenize, texts: list[str]) -> Tensor:
-    """Features of texts, in float32 on the CPU; computed on a GPU if there is one."""
+def _features(module: nn.Module, tokenize: Tokenize, texts: list[str], *, trim: bool) -> Tensor:
+    """Features of texts, in float32 on the CPU; computed on a GPU if there is one.
+
+    Texts of about one length go through the encoder together, without the padding of longer ones.
+
+    Args:
+        module: the encoder.
+        tokenize: makes its inputs.
+        texts: what is read.
+        trim: leave out padding that a whole pass has in common.
+    """
     tokens, present = tokenize(texts)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     module = module.to(device).eval()
+    lengths = present.sum(1)
+    order = lengths.argsort(stable=True)
+    parts = []
     with torch.no_grad():
-        parts = [
-            module(tokens[i : i + CHUNK].to(device), present[i : i + CHUNK].to(device)).float()
-            for i in range(0, len(tokens), CHUNK)
-        ]
-    return torch.cat(parts).cpu()
+        for rows in torch.split(order, CHUNK):
+            most = int(lengths[rows].max()) if trim else tokens.shape[1]
+            called = (t[rows, :most].to(device) for t in (tokens, present))
+            parts.append(module(*called).float().cpu())
+    return torch.cat(parts)[order.argsort()]
 
 
 def _width(module: nn.Module) -> int:
@@ -138,6 +159,9 @@ def _transformers(recipe: ContrastiveRecipe) -> tuple[FromTokens, Tokenize]:
         raise InputError(
             f"{recipe.text} has no tokenizer that can be loaded: {one_line(error)}"
         ) from None
+    known = set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens)
+    if not known:  # transformers makes an empty one where the folder has no words
+        raise InputError(f"{recipe.text} has no tokenizer that knows any word: save it beside")
     padding = "max_length" if recipe.pool == "positions" else "longest"
 
     def tokenize(texts: list[str]) -> tuple[Tensor, Tensor]:
