@@ -1,10 +1,11 @@
 """A process that runs recipes in forked children and kills them with SIGKILL.
 
 One import of torch serves all children. Called with a JSON file of entries
-``{"recipe": ..., "root": ..., "kills": [...]}``, with ``"experiment"`` in place of ``"recipe"`` for
-one of those, perhaps with ``"log"``, a folder for metrics: a whole number n kills the next child
-just before its n-th change to a directory, a fraction kills it after so many seconds. When the
-kills are used up, a last child may finish. Prints how many children were killed, per entry.
+``{"recipe": ..., "root": ..., "kills": [...]}``, with ``"experiment"`` or ``"contrastive"`` in
+place of ``"recipe"`` for one of those, perhaps with ``"log"``, a folder for metrics: a whole number
+n kills the next child just before its n-th change to a directory, a fraction kills it after so many
+seconds. When the kills are used up, a last child may finish. Prints how many children were killed,
+per entry.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from typing import Any
 
 import torch
 
-from lowland.train import Experiment, Recipe, Runnable, Tracking, run_any
+from lowland.train import ContrastiveRecipe, Experiment, Recipe, Runnable, Tracking, run_any
 
 # what a run needs is imported and looked up once, here, for all children
 import lightning_fabric  # noqa: F401  isort: skip
@@ -91,6 +92,8 @@ def made(job: dict[str, Any]) -> Runnable:
     """What a job is to run."""
     if "experiment" in job:
         return Experiment(**job["experiment"])
+    if "contrastive" in job:
+        return ContrastiveRecipe.from_mapping(job["contrastive"])
     return Recipe.from_mapping(job["recipe"])
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from lowland.train import Recipe, run
+from lowland.train import ContrastiveRecipe, Recipe, run, run_any
 from lowland.train.pool import ONE_THREAD
 
 Make = Callable[..., Recipe]
@@ -95,3 +95,26 @@ def test_killed_again_and_again(tiny: Make, tmp_path: Path, result: Any) -> None
     for recipe, job in zip(recipes, jobs, strict=True):
         whole = run(recipe, tmp_path / "whole")
         assert result(only(Path(job["root"]))) == result(whole), recipe.method
+
+
+@pytest.mark.slow
+def test_a_contrastive_run_is_killed_again_and_again(tmp_path: Path, result: Any) -> None:
+    """Adam's state, the order and the captions that are drawn: all of it goes on."""
+    recipe = ContrastiveRecipe(
+        limit=64,
+        image="preact-resnet-small",
+        image_options={"width": 2},
+        text_options={"width": 8, "depth": 1, "heads": 2},
+        dimension=8,
+        batch_size=16,
+        rank_examples=32,
+        epochs=2,
+        evaluations=2,
+        rho=0.1,
+        device="cpu",
+    )
+    kills = [4, 9, 14, 6]
+    job = {"contrastive": recipe.to_dict(), "root": str(tmp_path / "killed"), "kills": kills}
+    assert drive(tmp_path, [job]) == [len(kills)]
+    whole = run_any(recipe, tmp_path / "whole")
+    assert result(only(tmp_path / "killed")) == result(whole)
