@@ -282,8 +282,9 @@ LATER: dict[str, tuple[dict[str, Any], str]] = {
     "option": ({"image": "vit", "image_options": {"dept": 3}}, r"did you mean 'depth'\?"),
     "text option": ({"text_options": {"layers": 3}}, "unknown option of text=words 'layers'"),
     "zero depth": ({"text_options": {"depth": 0}}, "depth must be a whole number from 1"),
-    "m-sam": ({"method": "m-sam"}, "needs labels, or losses of single examples"),
-    "n-sam": ({"method": "n-sam"}, "needs labels, or losses of single examples"),
+    "m-sam": ({"method": "m-sam"}, "needs more than the loss of a batch"),
+    "mup2": ({"method": "mup2"}, "method mup2 needs more than the loss of a batch"),
+    "n-sam": ({"method": "n-sam"}, "needs more than the loss of a batch"),
     "no batch": ({"batch_size": 100, "rank_examples": 100}, "use batch_size=64 or less"),
     "test batch": (
         {"batch_size": 360, "limit": 400, "rank_examples": 400},

@@ -86,8 +86,9 @@ def _optimizer(plan: ContrastivePlan, module: TwoTowers) -> torch.optim.Optimize
 
     def refuse(_: dict[str, Any]) -> Any:
         raise InputError(
-            f"method {recipe.method} needs labels, or losses of single examples, and the loss of a "
-            "batch of pairs has neither: choose another, such as sam"
+            f"method {recipe.method} needs more than the loss of a batch (labels, losses of single "
+            "examples, the network at another width), and pairs give no more: choose another, "
+            "such as sam"
         )
 
     optimizer = assembled(
