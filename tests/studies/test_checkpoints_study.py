@@ -291,6 +291,10 @@ def test_networks_without_the_block_are_refused(place: Path, tmp_path: Path) -> 
     torch.jit.save(torch.jit.script(torch.nn.Sequential(parts)), str(tmp_path / "flat.pt"))
     with pytest.raises(InputError, match=r"flat\.pt has no numbered blocks \(it has stem, body\)"):
         measured(tmp_path / "flat.pt", place)
+    parts = OrderedDict((f"block{i}", torch.nn.Linear(4, 4)) for i in range(1, 5))
+    torch.jit.save(torch.jit.script(torch.nn.Sequential(parts)), str(tmp_path / "four.pt"))
+    with pytest.raises(InputError, match=r"nothing says how images for .*four\.pt are made"):
+        measured(tmp_path / "four.pt", place)
 
 
 def test_another_file_of_the_same_name_is_another_run(place: Path, tmp_path: Path) -> None:

@@ -106,6 +106,20 @@ def test_matched_loss_reads_the_curves() -> None:
     assert finding.effects == pytest.approx(dict.fromkeys(range(3), 0.6))
 
 
+@pytest.mark.parametrize(("plain", "sam", "rank"), [(0.8, 0.4, 25.0), (0.5, 0.05, 6.25)])
+def test_pruning_is_relative_to_plain_training_and_stays_in_range(
+    plain: float, sam: float, rank: float
+) -> None:
+    """A half of what was active stays; less than the smallest subset counts as that subset."""
+
+    def active(rho: float, seed: int, step: int) -> dict[str, float]:
+        share = plain if rho == 0 else sam
+        return {**values(rho, seed, step), **{columns.active(b): share for b in BLOCKS}}
+
+    finding, _ = measured("pruning-lowers-rank", make_runs(active))
+    assert finding.effects == pytest.approx(dict.fromkeys(range(3), 1 - rank / 100))
+
+
 def test_no_units_lost_is_no_pruning() -> None:
     def alive(rho: float, seed: int, step: int) -> dict[str, float]:
         return {**values(rho, seed, step), **{columns.active(b): 1.0 for b in BLOCKS}}

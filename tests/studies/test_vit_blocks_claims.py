@@ -151,8 +151,18 @@ def test_a_reduction_by_the_mlps_is_not_attentions() -> None:
 
 
 def test_no_reduction_is_none_of_attentions() -> None:
-    finding, _ = measured("reduction-by-attention", of_ranks(lambda rho, b, place: b + 1.0))
-    assert finding.effects == dict.fromkeys(range(3), 0.0)
+    """Attention adds less at larger ρ and the MLPs make up for it: R(last) stays."""
+
+    def rank(rho: float, block: int, place: str) -> float:
+        return 10 * (block + (place == "after-mlp")) + (10 - 10 * rho) * (
+            place == "after-attention"
+        )
+
+    finding, verdict = measured("reduction-by-attention", of_ranks(rank))
+    assert finding.effects == pytest.approx(dict.fromkeys(range(3), 0.0))
+    assert verdict.word == "does not hold"
+    less, _ = measured("attention-raises-less", of_ranks(rank))
+    assert less.effects == pytest.approx(dict.fromkeys(range(3), 4 * 4 / 40))
 
 
 @pytest.mark.parametrize(
