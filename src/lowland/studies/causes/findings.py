@@ -235,6 +235,8 @@ def rank_and_error(runs: Runs, what: Measured) -> Finding:
     """Kendall's τ between rank and test error over all arms of the residual network, per seed."""
     column = rank_column(what.blocks[RESNET])
     places = comparable(runs, what)
+    if len(places) < 3:
+        raise NotMeasuredError("an order needs three arms or more")
     seeds = sorted(set.intersection(*(set(runs_of(runs, place)) for place in places)))
 
     def taus(chosen: list[Place]) -> Effects:
