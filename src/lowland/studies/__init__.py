@@ -7,6 +7,7 @@ from types import MappingProxyType
 
 from lowland.core.errors import unknown
 from lowland.studies.bottleneck import STUDY as BOTTLENECK
+from lowland.studies.causes import STUDY as CAUSES
 from lowland.studies.checkpoints import STUDY as CHECKPOINTS
 from lowland.studies.contrastive import STUDY as CONTRASTIVE
 from lowland.studies.families import PLACES, claims_table, family
@@ -32,6 +33,7 @@ STUDIES: Mapping[str, Study] = MappingProxyType(
             BOTTLENECK,
             CHECKPOINTS,
             RETRIEVAL,
+            CAUSES,
             METHODS,
         )
     }
