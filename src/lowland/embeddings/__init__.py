@@ -1,8 +1,8 @@
 """Embeddings of anyone's: fewer dimensions and bits at a recall that is asked for."""
 
 from lowland.embeddings.codecs import CODECS, Codec
-from lowland.embeddings.compress import PREFERENCES, QUERIES, compress
 from lowland.embeddings.compressed import Compressed
+from lowland.embeddings.compressing import PREFERENCES, QUERIES, compress
 from lowland.embeddings.folder import RECORD, check_folder, load, read_record
 from lowland.embeddings.metric import METRICS
 from lowland.embeddings.record import Compression, Side

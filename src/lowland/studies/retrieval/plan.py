@@ -108,7 +108,9 @@ def _recipes(base: Recipe, data: ImageData, block: str) -> tuple[Setup, dict[str
     return setup, {
         MAIN: dataclasses.replace(base, rank_examples=database),
         TRANSFER: dataclasses.replace(base, labels=seen),
-        FEW: dataclasses.replace(base, labels=classes[:FEW_CLASSES], epochs=epochs, limit=None),
+        FEW: dataclasses.replace(
+            base, labels=classes[:FEW_CLASSES], epochs=epochs, limit=len(few.train)
+        ),
     }
 
 

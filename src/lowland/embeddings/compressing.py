@@ -18,7 +18,7 @@ from lowland.embeddings.choosing import Search, Tell, Trial
 from lowland.embeddings.codecs import Codec, choose_codecs
 from lowland.embeddings.compressed import Compressed
 from lowland.embeddings.fastest import Built, Speeds, speed_of
-from lowland.embeddings.folder import check_folder, load, write_folder
+from lowland.embeddings.folder import check_folder, write_folder
 from lowland.embeddings.indexes import with_transform
 from lowland.embeddings.metric import Metric
 from lowland.embeddings.package import faiss
@@ -308,6 +308,3 @@ def _about(vectors: Vectors, column: str | None) -> dict[str, Any]:
         "dimension": vectors.dimension,
         "dtype": vectors.dtype,
     }
-
-
-__all__ = ["PREFERENCES", "QUERIES", "compress", "load"]
