@@ -65,8 +65,8 @@ def fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     [
         (
             "stdy",
-            "unknown command 'stdy': did you mean 'study'? known: compress, inspect, methods, report, "
-            "study",
+            "unknown command 'stdy': did you mean 'study'? known: compress, inspect, methods, "
+            "report, study",
         ),
         ("--versoin", "unknown option '--versoin': did you mean '--version'?"),
         ("study low-rank --sizes smoke", "unknown option '--sizes': did you mean '--size'?"),
