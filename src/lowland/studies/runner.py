@@ -45,7 +45,17 @@ from lowland.train import (
 )
 from lowland.train.tracking import EVERY
 
-CODE = ("core", "data", "measure", "models", "optim", "report", "studies", "train")
+CODE = (
+    "core",
+    "data",
+    "embeddings",
+    "measure",
+    "models",
+    "optim",
+    "report",
+    "studies",
+    "train",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
