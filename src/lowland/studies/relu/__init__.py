@@ -24,7 +24,7 @@ STUDY = Study(
     shows="active ReLUs and feature rank at every block against ρ",
     sizes={
         "smoke": "seconds; shows that everything works, nothing else",
-        "default": "3 to 4 minutes on two CPU cores; digits, width 8",
+        "default": "4 minutes on two CPU cores; digits, width 8",
         "paper": "the published protocol, width 64 and 200 epochs, a day on one GPU; give --data",
     },
     settings={"minimal": "no momentum, no weight decay, constant learning rate"},

@@ -29,7 +29,7 @@ STUDY = Study(
     shows="ranks of the residual stream and its branches across attention and MLP, against ρ",
     sizes={
         "smoke": "seconds; shows that everything works, nothing else",
-        "default": "3 to 4 minutes on two CPU cores; digits, networks of four blocks",
+        "default": "4 to 5 minutes on two CPU cores; digits, networks of four blocks",
         "paper": "networks of twelve blocks, 100 epochs, hours on one GPU; give --data",
     },
     settings={"adam": "Adam without weight decay, learning rate along a cosine"},

@@ -25,15 +25,16 @@ _COMMON: Mapping[str, Any] = {
     "base": "adam",
     "schedule": "cosine",
     "augment": False,
+    "centers": ("unit",),
     "rank_block": POOL,
     "rank_blocks": POOL,
 }
 _SIZES: Mapping[str, Mapping[str, Any]] = {
     "smoke": {"lr": 1e-3, "epochs": 2, "limit": 128, "evaluations": 2, "width": 8},
-    "default": {"lr": 1e-3, "evaluations": 6, "width": 48},
+    "default": {"lr": 1e-3, "evaluations": 4, "width": 48},
     "paper": {"lr": 5e-4, "epochs": 100, "batch_size": 128, "evaluations": 20},
 }
-_EPOCHS = {VIT: 20, MIXER: 8}
+_EPOCHS = {VIT: 16, MIXER: 8}
 """Of the default size: a ViT, which must learn what is near what, needs more."""
 _EXAMPLES = {"smoke": 128, "default": 1280, "paper": 12_800}
 _SEEDS = {"smoke": 2, "default": 6, "paper": 5}
