@@ -109,7 +109,11 @@ def _recipes(base: Recipe, data: ImageData, block: str) -> tuple[Setup, dict[str
         MAIN: dataclasses.replace(base, rank_examples=database),
         TRANSFER: dataclasses.replace(base, labels=seen),
         FEW: dataclasses.replace(
-            base, labels=classes[:FEW_CLASSES], epochs=epochs, limit=len(few.train)
+            base,
+            labels=classes[:FEW_CLASSES],
+            limit=len(few.train),
+            epochs=epochs,
+            batch_size=min(base.batch_size, len(few.train)),
         ),
     }
 
