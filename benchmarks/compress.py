@@ -1,0 +1,182 @@
+"""What `lowland compress` makes of embeddings: bytes, recall, queries a second.
+
+    exact        all vectors in float32, compared with all of them (faiss's IndexFlat)
+    SQ8, SQ4     faiss's scalar quantizers of all dimensions, without anything before them
+    fewest       `prefer="bytes"`, at the target
+    reranked     the same, the first 4·k put in order by the vectors themselves
+    fastest      `prefer="speed"`
+
+on vectors that are generated like embeddings (clusters of clusters, variances that decay as a
+power) and on the files that are named. Queries a second are of 1,000 queries at once and of one at
+a time, by the same threads, each the best of a few times; recall is on queries that chose nothing.
+Last, a file of 1,000,000 x 256 that is read in pieces.
+
+    python benchmarks/compress.py [FILE ...] [--quick] [--target recall@10=0.95] [--out FILE]
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+import numpy.typing as npt
+
+from lowland.embeddings import Target, compress, open_vectors
+from rounds import save
+
+Floats = npt.NDArray[np.float32]
+Row = dict[str, Any]
+
+SIZE, QUICK = (100_000, 384), (5_000, 64)
+QUERIES = 1000
+REPEATS = 3
+
+
+def generated(n: int, d: int, seed: int = 0) -> Floats:
+    """Unit vectors around 50 topics of 40 themes each; variance of component j falls as 1/j."""
+    draws = np.random.default_rng(seed)
+    scales = (np.arange(1, d + 1) ** -0.5).astype(np.float32)
+    turn = np.linalg.qr(draws.standard_normal((d, d)))[0].astype(np.float32)
+    topics = draws.standard_normal((50, d), dtype=np.float32) * scales
+    themes = (
+        topics.repeat(40, 0) + 0.7 * draws.standard_normal((2000, d), dtype=np.float32) * scales
+    )
+    x = themes[draws.integers(0, 2000, n)]
+    x += 0.5 * draws.standard_normal((n, d), dtype=np.float32) * scales
+    x @= turn
+    return x / np.linalg.norm(x, axis=1, keepdims=True)
+
+
+def per_second(search: Callable[[Floats], Any], queries: Floats) -> tuple[float, float]:
+    """Queries a second, all at once and one at a time."""
+    search(queries[:8])
+    together = min(_seconds(lambda: search(queries)) for _ in range(REPEATS))
+    some = queries[:100]
+    alone = min(
+        _seconds(lambda: [search(some[i : i + 1]) for i in range(len(some))])
+        for _ in range(REPEATS)
+    )
+    return len(queries) / together, len(some) / alone
+
+
+def _seconds(run: Callable[[], Any]) -> float:
+    begun = time.perf_counter()
+    run()
+    return time.perf_counter() - begun
+
+
+def rows_of(name: str, x: Floats, target: str) -> Iterator[Row]:
+    """Every way for vectors by cosine."""
+    k = Target.parse(target).k
+    x = x / np.linalg.norm(x, axis=1, keepdims=True)
+    draws = np.random.default_rng(1)
+    own = draws.choice(len(x), min(QUERIES, len(x) // 2), replace=False)
+    queries = np.ascontiguousarray(x[own])
+
+    def row(way: str, found: str, search: Any, recall: float, size: float, made: float) -> Row:
+        together, alone = per_second(search, queries)
+        return {
+            **{"data": name, "n": len(x), "d": x.shape[1], "way": way, "found": found},
+            **{"recall": recall, "bytes": size, "per_second": together},
+            **{"alone_per_second": alone, "seconds": made},
+        }
+
+    exact = faiss.IndexFlatIP(x.shape[1])
+    made = _seconds(lambda: exact.add(x))
+    true = _without(exact.search(queries, k + 1)[1], own)
+    yield row("exact", "", lambda q: exact.search(q, k), 1.0, 4.0 * x.shape[1], made)
+    for way in ("SQ8", "SQ4"):
+        index = faiss.index_factory(x.shape[1], way, faiss.METRIC_INNER_PRODUCT)
+        made = _seconds(lambda index=index: (index.train(x[:65_536]), index.add(x)))
+        found = _without(index.search(queries, k + 1)[1], own)
+        share = float(np.mean([len(a & b) / k for a, b in zip(found, true, strict=True)]))
+        yield row(way, "", lambda q, i=index: i.search(q, k), share, index.code_size, made)
+    for way, options in (
+        ("fewest", {}),
+        ("reranked", {"rerank": 4}),
+        ("fastest", {"prefer": "speed"}),
+    ):
+        c = compress(x, target=target, **options)
+        words = f"{c.quantizer} × {c.dimensions}" + f", {c.index}" * (c.index != "flat")
+        yield row(
+            way,
+            words,
+            lambda q, c=c: c.result.search(q, k),
+            c.recall.value,
+            c.after.bytes,
+            c.seconds,
+        )
+
+
+def _without(found: Any, own: Any) -> list[set[int]]:
+    return [
+        {int(i) for i in row if i != place} - {-1} for row, place in zip(found, own, strict=True)
+    ]
+
+
+def table(rows: list[Row]) -> str:
+    head = f"{'':10s} {'':22s} {'recall':>7s} {'bytes':>8s} {'fewer':>7s} {'q/s':>9s} {'alone':>8s}"
+    lines, data = [f"{head} {'made in':>8s}"], ""
+    for row in rows:
+        if row["data"] != data:
+            data, before = row["data"], row["bytes"]
+            lines.append(f"{data}: {row['n']:,} × {row['d']}")
+        lines.append(
+            f"{row['way']:10s} {row['found']:22s} {row['recall']:7.4f} {row['bytes']:8.1f} "
+            f"{before / row['bytes']:6.1f}× {row['per_second']:9,.0f} "
+            f"{row['alone_per_second']:8,.0f} {row['seconds']:7.1f}s"
+        )
+    return "\n".join(lines)
+
+
+def streamed(n: int, d: int, target: str) -> Row:
+    """A file, larger pieces of which are never in memory at once: time and growth of memory."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "large.npy"
+        rows = np.lib.format.open_memmap(path, "w+", np.float32, (n, d))
+        step = 50_000
+        for start in range(0, n, step):
+            rows[start : start + step] = generated(min(step, n - start), d, seed=start)
+        del rows
+        found = compress(path, target=target, quantizers="float32,sq8,sq4")
+    words = f"{found.quantizer} × {found.dimensions}"
+    return {
+        **{"data": "a file", "n": n, "d": d, "way": "fewest", "found": words},
+        **{"recall": found.recall.value, "bytes": found.after.bytes, "seconds": found.seconds},
+        "per_second": found.after.queries_per_second,
+        "before_per_second": found.before.queries_per_second,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("files", nargs="*", help=".npy, .safetensors or Parquet")
+    parser.add_argument("--target", default="recall@10=0.95")
+    parser.add_argument("--quick", action="store_true", help="small sizes, seconds")
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    n, d = QUICK if options.quick else SIZE
+    rows = list(rows_of("generated", generated(n, d), options.target))
+    for file in options.files:
+        x = np.concatenate([part for _, part in open_vectors(file).pieces()])
+        rows += rows_of(Path(file).name, x, options.target)
+    text = f"{options.target}, {faiss.omp_get_max_threads()} thread(s)\n{table(rows)}"
+    large = streamed(*((20_000, 64) if options.quick else (1_000_000, 256)), options.target)
+    text += (
+        f"\na file of {large['n']:,} × {large['d']}: {large['found']}, recall "
+        f"{large['recall']:.4f}, {large['bytes']:.1f} bytes, {large['seconds']:.1f} s, "
+        f"{large['before_per_second']:,.0f} queries a second before and "
+        f"{large['per_second']:,.0f} after"
+    )
+    print(text)
+    save(options.out, text, {"rows": rows, "file": large})
+
+
+if __name__ == "__main__":
+    main()
