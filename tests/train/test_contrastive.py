@@ -283,6 +283,8 @@ LATER: dict[str, tuple[dict[str, Any], str]] = {
     "text option": ({"text_options": {"layers": 3}}, "unknown option of text=words 'layers'"),
     "zero depth": ({"text_options": {"depth": 0}}, "depth must be a whole number from 1"),
     "m-sam": ({"method": "m-sam"}, "needs more than the loss of a batch"),
+    "last layer": ({"method": "last-layer-sam"}, "needs more than the loss of a batch"),
+    "esam": ({"method": "esam"}, "needs more than the loss of a batch"),
     "mup2": ({"method": "mup2"}, "method mup2 needs more than the loss of a batch"),
     "n-sam": ({"method": "n-sam"}, "needs more than the loss of a batch"),
     "no batch": ({"batch_size": 100, "rank_examples": 100}, "use batch_size=64 or less"),
