@@ -197,7 +197,10 @@ def test_every_claim_about_bottlenecks_has_the_effect_that_was_put_in() -> None:
 
 
 def test_drawings_and_tables_have_every_arm() -> None:
-    (drawing,) = figures(both())
+    final, drawing = figures(both())
+    assert [line.y for line in final.lines] == [
+        pytest.approx(y) for y in ([100, 80, 20], [50, 45, 30]) * 2
+    ]
     assert [line.name for line in drawing.lines] == [
         "fine-tuned, before the head",
         "fine-tuned, behind the head",

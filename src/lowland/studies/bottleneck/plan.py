@@ -17,7 +17,7 @@ _SEEDS = {"smoke": 2, "default": 8, "paper": 3}
 _RHOS = {"smoke": (0.1,), "default": (0.02, 0.05, 0.1), "paper": (0.1, 0.2, 0.25, 0.3)}
 _WIDTHS = {
     "smoke": (2, 8),
-    "default": (4, 8, 16, 32),
+    "default": (8, 16, 32),
     "paper": (16, 32, 64, 128, 256),
 }
 

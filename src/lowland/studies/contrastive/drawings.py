@@ -48,19 +48,31 @@ def panels(what: Measured) -> tuple[Panel, ...]:
 
 
 def figures(runs: Runs) -> list[Drawing]:
-    """Fig. 15: ranks of text features on both sides of the head, for both groups."""
-    lines = []
-    for group in (TUNED, FROZEN):
-        for place, words in (("features", "before the head"), ("projected", "behind the head")):
-            column = columns.rank("text", place=place)
-            lines.append(line_of(runs, group, f"{group}, {words}", column))
+    """Against ρ, on test pairs: ranks of both towers (Figs. 4, 11), and text features on both sides
+    of the head (Fig. 15)."""
+    groups = (TUNED, FROZEN)
+    final = [
+        line_of(runs, group, f"{tower}, text encoder {group}", columns.rank(tower))
+        for group in groups
+        for tower in TOWERS
+    ]
+    sides = {"features": "before the head", "projected": "behind the head"}
+    around = [
+        line_of(runs, group, f"{group}, {words}", columns.rank("text", place=place))
+        for group in groups
+        for place, words in sides.items()
+    ]
     return [
         Drawing(
-            title="Rank of text features at the last layer (Fig. 15)",
+            title=title,
             note="test pairs, 99% of the variance; mean and 95% interval over seeds",
             x=Axis(title="ρ"),
             y=Axis(title="feature rank"),
             lines=[line for line in lines if line is not None],
+        )
+        for title, lines in (
+            ("Rank of normalised embeddings (Figs. 4 and 11, bottom)", final),
+            ("Rank of text features at the last layer (Fig. 15)", around),
         )
     ]
 
