@@ -5,7 +5,8 @@ without bottleneck. Data, encoders and training are those of `low-rank/contrasti
 are chosen on validation data of the other seeds.
 
 Widths of the default size go from an eighth of the 64 dimensions to half of them: a pilot found 4
-far too narrow, with a test error twice that of plain training. Everything else was fixed with `low-rank/contrastive`, on seeds from 1000 on.
+far too narrow, with a test error twice that of plain training. Everything else was fixed with `low-
+rank/contrastive`, on seeds from 1000 on.
 """
 
 from __future__ import annotations
