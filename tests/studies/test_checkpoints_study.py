@@ -148,9 +148,10 @@ def test_all_ten_end_in_the_table(place: Path, tmp_path: Path) -> None:
     table, networks = results["tables"]
     assert len(table["rows"]) == 5 * 5
     by_hand = measured(place / "checkpoints" / "sam" / f"{MIXER}.npz", place, examples=16)
-    row = next(r for r in table["rows"] if r[:2] == ["Mixer-B/16", "3/4 of the blocks"])
-    assert row[2:5] == [301, 477, "+58%"]
-    assert row[6] == by_hand["rank/after 3/4/mean/unit/0.99"]
+    row = next(r for r in table["rows"] if r[:2] == ["Mixer-B/16", "3/4"])
+    assert row[2] == "301 → 477 +58%"
+    assert f"→ {by_hand['rank/after 3/4/mean/unit/0.99']} " in row[3]
+    assert f"→ {by_hand['rank/after 3/4/mean/published/0.99']} " in row[4]
     assert [r[4] for r in networks["rows"]] == [16, 12] * 4 + [12, 12]
     falls = next(c for c in results["claims"] if c["name"] == "rank-falls-after-last")
     labels = {b["label"]: b["estimate"] for b in falls["beside"]}
@@ -164,7 +165,7 @@ def test_nothing_given_is_no_data_and_the_published_table(tmp_path: Path) -> Non
     results = executed(tmp_path / "out")
     assert {claim["verdict"] for claim in results["claims"]} == {"no data here"}
     table, networks = results["tables"]
-    assert table["rows"][0] == ["ViT-B/16", "last block", 680, 617, "-9%", *[None] * 5]
+    assert table["rows"][0] == ["ViT-B/16", "last", "680 → 617 -9%", None, None]
     assert {row[2] for row in networks["rows"]} == {"no data here"}
 
 
@@ -211,9 +212,9 @@ def test_bad_files_are_named_and_the_rest_is_kept(place: Path, tmp_path: Path) -
     assert not any("\n" in error for error in failures.values())
     # what can be measured is in the table: the standard networks
     table = results["tables"][0]["rows"]
-    assert [row[5] is not None for row in table if row[1] == "last block"] == [
-        True, True, False, False, True
-    ]  # fmt: skip
+    ends = [row[3] for row in table if row[1] == "last"]
+    assert ends[2:4] == [None, None]
+    assert all(ends[place].endswith(" → –") for place in (0, 1, 4))
     assert {claim["verdict"] for claim in results["claims"]} == {"no data here"}
     # mended, the same folder goes on
     shutil.copy(place / "checkpoints" / "sam" / "ViT-B_16.npz", sam / "ViT-B_16.npz")
@@ -226,7 +227,7 @@ def test_bad_files_are_named_and_the_rest_is_kept(place: Path, tmp_path: Path) -
         data=f"imagefolder:{place / 'images'}",
     )
     assert results["failures"] == []
-    assert results["tables"][0]["rows"][0][6] is not None
+    assert results["tables"][0]["rows"][0][3].endswith("%")
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from fractions import Fraction
 
-from lowland.studies.checkpoints.published import RELEASED, SAM, SHARES, STANDARD
+from lowland.studies.checkpoints.published import RELEASED, SHARES
 
 INVENTORY = "inventory"
 """Group of the one run that is there even where no checkpoint is: it counts what was found."""
@@ -23,8 +23,6 @@ USUAL = next(iter(CONVENTIONS))
 PUBLISHED = "published/0.99"
 FACTS = ("images", "size", "blocks", "width", "classes")
 """Columns with what a network is and what it was measured on."""
-
-GROUPS = (STANDARD, SAM)
 
 
 def rank(share: Fraction, token: str, convention: str = USUAL) -> str:

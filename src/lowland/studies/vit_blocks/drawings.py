@@ -39,7 +39,7 @@ _PLACES = {
     "mlp-branch": "after the MLP",
 }
 
-_CENTERED = {"unit": "minus the mean example", "example": "minus its own mean (published)"}
+_CENTERED = {"unit": "mean example", "example": "own mean (published)"}
 
 
 def panels() -> tuple[Panel, ...]:
@@ -170,7 +170,6 @@ def _ranks(runs: Runs, setup: Setup) -> Sheet:
                         [
                             name,
                             "last" if share == 1 else words.removesuffix(" of"),
-                            block,
                             "first token" if token == "class" else "mean token",
                             _CENTERED[center],
                             plain,
@@ -180,9 +179,12 @@ def _ranks(runs: Runs, setup: Setup) -> Sheet:
                     )
     return Sheet(
         title="Ranks after the last, 3/4 and 1/2 of the blocks (Table 1)",
-        head=["network", "after", "block", "features", "centring", "ρ = 0", "largest ρ", "change"],
+        head=["network", "after", "features", "centring", "ρ = 0", "largest ρ", "change"],
         rows=rows,
-        note="Means over seeds. Published with the class token of ViTs, the mean token of Mixers.",
+        note=(
+            "Means over seeds. Centring is what is subtracted. Published with the class token of ViTs, "
+            "the mean token of Mixers."
+        ),
     )
 
 
