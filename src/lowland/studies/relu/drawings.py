@@ -111,9 +111,9 @@ def tables(runs: Runs, setup: Setup) -> list[Sheet]:
             ],
             rows=rows,
             note=(
-                "Means over seeds. Published: the rank by the published centring. Active: units above "
-                "5% of the block's largest value on at least one image, on more than 1, 5 and 10% of "
-                "the images; channels with such a unit on at least one image; values above."
+                "Means over seeds. Published: the rank by the published centring. Active: units "
+                "above 5% of the block's largest value on an image, on more than 1, 5 and 10% of "
+                "the images; channels with such a unit; values above."
             ),
         )
     ]

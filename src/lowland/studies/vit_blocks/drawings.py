@@ -182,8 +182,8 @@ def _ranks(runs: Runs, setup: Setup) -> Sheet:
         head=["network", "after", "features", "centring", "ρ = 0", "largest ρ", "change"],
         rows=rows,
         note=(
-            "Means over seeds. Centring is what is subtracted. Published with the class token of ViTs, "
-            "the mean token of Mixers."
+            "Means over seeds. Centring is what is subtracted. Published with the class token of "
+            "ViTs, the mean token of Mixers."
         ),
     )
 
