@@ -216,7 +216,7 @@ _ALL = (
 
 CODECS: Mapping[str, Codec] = {codec.name: codec for codec in _ALL}
 """All codecs by name. tq: the levels that are best for a normal distribution, after a random
-rotation (Lloyd 1982, Max 1960; in faiss from 1.14 on)."""
+rotation (Lloyd 1982, Max 1960), where faiss has them."""
 
 
 def choose_codecs(names: str, sample: int) -> list[Codec]:
