@@ -27,6 +27,7 @@ RUN = {
     "federated.md": 1,
     "measuring.md": 1,
     "methods.md": 1,
+    "compress.md": 1,
 }
 """Pages whose blocks run, with the number of processes."""
 
