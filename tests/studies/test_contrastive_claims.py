@@ -208,9 +208,11 @@ def test_drawings_and_tables_have_every_arm() -> None:
         "frozen, behind the head",
     ]
     assert drawing.lines[0].y == pytest.approx([50, 45, 30])
-    first, second = tables(both(), WHAT)
-    assert [line[0] for line in first.rows] == ["0", "0.1", "0.4"]
-    assert all(len(line) == len(first.head) for line in (*first.rows, *second.rows))
+    first, second, *_ = found = tables(both(), WHAT)
+    assert len(found) == 4
+    assert first.rows[1] == ["0.1", 2.0, "26.1%", "38.0%", "46.1%", "58.0%"]
+    assert second.rows[2] == ["0.4", 20, 20, 20, 30, 30, 30, 10, 15]
+    assert all(len(line) == len(sheet.head) for sheet in found for line in sheet.rows)
     drawn = bottleneck_figures(arms(), SETUP)
     assert [len(figure.lines) for figure in drawn] == [2, 2, 2, 2]
     assert drawn[2].lines[0].y == pytest.approx([4, 8, 100])

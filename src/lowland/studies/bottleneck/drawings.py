@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from lowland.studies.bottleneck.columns import SAM, bottleneck
 from lowland.studies.bottleneck.findings import Setup, of_bottleneck, whole_seeds
 from lowland.studies.contrastive import columns
 from lowland.studies.contrastive.columns import TOWERS, TRAIN_LOSS, WAYS
-from lowland.studies.contrastive.drawings import HEAD, drawn_line, line_of, row_of, table_note
-from lowland.studies.effects import mean
+from lowland.studies.contrastive.drawings import drawn_line, line_of, mean_final, sheets
 from lowland.studies.runs import NotMeasuredError, Runs
 from lowland.studies.study import Axis, Drawing, Line, Panel, Sheet
 
@@ -78,21 +79,10 @@ def tables(runs: Runs, setup: Setup) -> list[Sheet]:
     """The numbers at the end of training, of every arm."""
     arms = [(f"h = {h}", bottleneck(h), 0.0) for h in setup.widths]
     arms += [("plain" if rho == 0 else f"SAM, ρ = {rho:g}", SAM, rho) for rho in runs.radii(SAM)]
-    rows = []
+
+    named = []
     for name, group, rho in arms:
         seeds = runs.whole_seeds(group, [rho])
         if seeds:
-
-            def final(column: str, group: str = group, rho: float = rho) -> float:
-                chosen = runs.whole_seeds(group, [rho])
-                return mean([runs.final(group, rho, seed, column) for seed in chosen])
-
-            rows.append(row_of(name, final))
-    return [
-        Sheet(
-            title="End of training",
-            head=["arm", *HEAD],
-            rows=rows,
-            note=table_note(setup.what),
-        )
-    ]
+            named.append((name, partial(mean_final, runs, group, rho, seeds)))
+    return sheets("arm", named, setup.what)

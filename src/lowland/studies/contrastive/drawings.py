@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from lowland.report.intervals import t_interval
 from lowland.studies.contrastive import columns
@@ -10,6 +11,9 @@ from lowland.studies.contrastive.columns import FROZEN, TOWERS, TRAIN_LOSS, TUNE
 from lowland.studies.effects import mean
 from lowland.studies.runs import NotMeasuredError, Runs
 from lowland.studies.study import Axis, Drawing, Line, Panel, Sheet
+
+Value = Callable[[str], float]
+"""A column's number at the end of an arm."""
 
 
 def panels(what: Measured) -> tuple[Panel, ...]:
@@ -109,61 +113,59 @@ def tables(runs: Runs, what: Measured) -> list[Sheet]:
     """The numbers at the end of training."""
     found = []
     for group in (TUNED, FROZEN):
-        try:
-            rhos, seeds = runs.rhos(group), runs.seeds(group)
-        except NotMeasuredError:
+        rhos = runs.radii(group)
+        seeds = runs.whole_seeds(group, rhos)
+        if not (rhos and seeds):
             continue
 
-        def final(column: str, rho: float, group: str = group, seeds: list[int] = seeds) -> float:
-            return mean([runs.final(group, rho, seed, column) for seed in seeds])
-
-        rows = [row_of(f"{rho:g}", lambda column, rho=rho: final(column, rho)) for rho in rhos]  # type: ignore[misc]
-        found.append(
-            Sheet(
-                title=f"End of training, text encoder {group}",
-                head=["ρ", *HEAD],
-                rows=rows,
-                note=table_note(what),
-            )
-        )
+        arms = [(f"{rho:g}", partial(mean_final, runs, group, rho, seeds)) for rho in rhos]
+        found += sheets("ρ", arms, what, f"text encoder {group}")
     return found
 
 
-HEAD = (
-    "train loss",
-    "imagewise error",
-    "textwise error",
-    "imagewise, among all",
-    "textwise, among all",
-    *(f"rank, {tower}, {place}" for tower in TOWERS for place in ("encoder", "head", "normalised")),
-    *(f"rank, {tower}, published centring" for tower in TOWERS),
-)
+def mean_final(runs: Runs, group: str, rho: float, seeds: Sequence[int], column: str) -> float:
+    """The mean over seeds of a column at the end."""
+    return mean([runs.final(group, rho, seed, column) for seed in seeds])
 
 
-def table_note(what: Measured) -> str:
-    """How to read the table."""
-    return (
-        f"Means over seeds. Errors on test pairs, inside batches of {what.batch} and among all; "
-        "ranks at 99% of the variance on test pairs, where not said otherwise about the mean."
-    )
+def sheets(
+    head: str, arms: Sequence[tuple[str, Value]], what: Measured, words: str = ""
+) -> list[Sheet]:
+    """Two tables of the end of training: loss and errors, and ranks.
 
-
-def row_of(name: str, value: Callable[[str], float]) -> list[str | float | None]:
-    """One row of the table: `value` gives a column's number."""
-    errors = [
-        columns.error(way, among_all=among_all)
-        for among_all in (False, True)
-        for way in WAYS.values()
-    ]
-    ranks = [
-        columns.rank(tower, place=place)
-        for tower in TOWERS
-        for place in ("features", "projected", "normalised")
-    ]
-    ranks += [columns.rank(tower, center="example") for tower in TOWERS]
+    Args:
+        head: what the arms are.
+        arms: name of each, and the number that it has in a column.
+        what: batches and pairs.
+        words: what is added to the titles.
+    """
+    errors = {
+        **{f"{name} error": columns.error(way) for name, way in WAYS.items()},
+        **{f"{name}, among all": columns.error(way, among_all=True) for name, way in WAYS.items()},
+    }
+    places = {"encoder": "features", "head": "projected", "normalised": "normalised"}
+    ranks = {
+        **{f"{t}, {word}": columns.rank(t, place=p) for t in TOWERS for word, p in places.items()},
+        **{f"{t}, published centring": columns.rank(t, center="example") for t in TOWERS},
+    }
+    of = f", {words}" if words else ""
     return [
-        name,
-        round(value(TRAIN_LOSS), 3),
-        *(f"{value(column):.1%}" for column in errors),
-        *(round(value(column), 1) for column in ranks),
+        Sheet(
+            title=f"Errors at the end of training{of}",
+            head=[head, "train loss", *errors],
+            rows=[
+                [name, round(value(TRAIN_LOSS), 3), *(f"{value(c):.1%}" for c in errors.values())]
+                for name, value in arms
+            ],
+            note=f"Means over seeds; test pairs, inside batches of {what.batch} and among all.",
+        ),
+        Sheet(
+            title=f"Ranks at the end of training{of}",
+            head=[head, *ranks],
+            rows=[[name, *(round(value(c), 1) for c in ranks.values())] for name, value in arms],
+            note=(
+                f"Means over seeds; 99% of the variance, {what.ranked} test pairs, about the mean "
+                "where not said otherwise. Encoder and head: what they give, before normalisation."
+            ),
+        ),
     ]
