@@ -65,7 +65,7 @@ def arms(lr: float, few: tuple[int, ...]) -> tuple[Arm, ...]:
         *(_arm(RESNET, DEPTH, f"{d} blocks", depth=d) for d in (2, 3)),
         _arm(RESNET, AUGMENT, "", "ends", augment=True),
         Arm(group=MLP, network=MLP, rhos="ends"),
-        *(_arm(MLP, DECAY, f"{d:g}", weight_decay=d) for d in (1e-3, 3e-3)),
+        *(_arm(MLP, DECAY, f"{d:g}", weight_decay=d) for d in (3e-3, 1.5e-2)),
         *(_arm(MLP, INIT, f"x{k:g}", init_scale=k) for k in (0.7, 0.5)),
         _arm(RESNET, FEW, "", "ends", labels=few),
         _arm(RESNET, MANY, "", "ends"),
