@@ -49,6 +49,7 @@ CODE = (
     "core",
     "data",
     "embeddings",
+    "inspection",
     "measure",
     "models",
     "optim",

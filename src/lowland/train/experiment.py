@@ -36,7 +36,7 @@ from lowland.train.progress import OnProgress, Progress
 from lowland.train.tracker import Loggers, Tracker, check_loggers
 from lowland.train.tracking import EVERY
 
-DETERMINES = (*RECIPE_DETERMINES, "embeddings", "studies")
+DETERMINES = (*RECIPE_DETERMINES, "embeddings", "inspection", "studies")
 """The parts of lowland whose code determines an experiment: its own lies in a study."""
 
 CPU = "cpu"
