@@ -24,7 +24,8 @@ def inspect(
     data: Annotated[
         str | None,
         typer.Option(
-            help="digits, fashion-mnist, parquet:FILE, imagefolder:FOLDER, npz:FILE. "
+            help="digits, fashion-mnist, parquet:FILE, imagefolder:FOLDER, npz:FILE, cifar:FOLDER, "
+            "hf:NAME. "
             "[default: what a run was trained on]"
         ),
     ] = None,

@@ -14,7 +14,7 @@ import torch
 from made_images import png
 
 from lowland.core.errors import InputError
-from lowland.data import ImageData, load
+from lowland.data import ImageData, load, open_examples
 
 
 def image(level: int, size: tuple[int, int] = (4, 5)) -> np.ndarray:
@@ -193,6 +193,14 @@ def test_both_versions_of_cifar_are_the_same_images(tmp_path: Path, classes: int
     row = int(python.train.index[3])
     assert (python.train.images[3].numpy() == first[row].reshape(3, 32, 32)).all()
     assert torch.equal(python.test.labels, torch.arange(n) % classes)
+
+
+def test_inspection_opens_the_official_files_too(tmp_path: Path) -> None:
+    write_python(tmp_path / "cifar-10-batches-py", 10)
+    found = open_examples(f"cifar:{tmp_path}", split="test")
+    assert found.n == len(load(f"cifar:{tmp_path}").test)
+    with pytest.raises(InputError, match="has images and labels alone"):
+        open_examples(f"cifar:{tmp_path}", kind="texts")
 
 
 class Harm:

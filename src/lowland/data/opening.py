@@ -17,7 +17,15 @@ _OPENERS: dict[str, Callable[[Request], Examples]] = {
     "imagefolder:": open_folder,
     "npz:": open_arrays,
 }
-NAMES = ("digits", "fashion-mnist", "parquet:FILE", "imagefolder:FOLDER", "npz:FILE")
+NAMES = (
+    "digits",
+    "fashion-mnist",
+    "parquet:FILE",
+    "imagefolder:FOLDER",
+    "npz:FILE",
+    "cifar:FOLDER",
+    "hf:NAME",
+)
 """What `open_examples` opens."""
 
 
@@ -27,7 +35,8 @@ def open_examples(
     """The examples of a data set by name.
 
     Args:
-        name: a name that `lowland.data.load` knows (``digits``, ``fashion-mnist``); or
+        name: a name that `lowland.data.load` knows (``digits``, ``fashion-mnist``,
+            ``cifar:FOLDER``, ``hf:NAME``); or
             ``parquet:FILE`` with encoded images or texts; ``imagefolder:FOLDER``; ``npz:FILE``.
             Sources of the latter kinds need no labels, and images need not be of one size.
         split: "train", "validation" or "test"; None for train where the source has splits, and for
@@ -55,7 +64,7 @@ def open_examples(
             raise InputError(
                 f"data {name!r} needs {error.name}: pip install 'lowland[study]'"
             ) from None
-    if source not in ("digits", "fashion-mnist"):
+    if source not in ("digits", "fashion-mnist", "cifar", "hf"):
         raise unknown("data", name, NAMES)
     if kind != "images" or column is not None:
         raise InputError(f"data {name!r} has images and labels alone: use parquet:FILE for texts")
