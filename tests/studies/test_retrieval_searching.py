@@ -79,6 +79,15 @@ def test_crossings_lie_between_what_was_tried() -> None:
     assert between(1, 0.0, 4, 1.0, 0.5) == 2
 
 
+def test_only_so_many_components_are_tried() -> None:
+    where = coordinates(features(200, 40, 40), features(20, 40, 40, seed=1), "l2")
+    whole, some = Searches(where), Searches(where, most=10)
+    assert (whole.grid[-1], some.grid[-1]) == (40, 10)
+    assert some.exact(10) == whole.exact(10) < 1  # true neighbours are those by all features
+    assert some.coded(CODECS["float32"], 8) == whole.coded(CODECS["float32"], 8)
+    assert some.crossing(some.exact, 0.99) is None
+
+
 def test_operations_of_all_lists_are_those_of_everything() -> None:
     where = coordinates(features(400, 30, 20), features(30, 30, 20, seed=1), "l2")
     search = Searches(where)

@@ -134,7 +134,7 @@ def _runs(
     searched = {"database": setup.database, "queries": setup.queries, "as_many": as_many}
     reads: dict[str, tuple[str, dict[str, Any]]] = {
         MAIN: (READ, searched),
-        TRANSFER: (READ_UNSEEN, {"labels": unseen}),
+        TRANSFER: (READ_UNSEEN, {"labels": unseen, "database": MOST_DATABASE}),
         FEW: (READ_RANK, {"as_many": as_many}),
     }
     return [

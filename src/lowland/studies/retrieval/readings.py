@@ -73,24 +73,26 @@ def read_rank(trained: Trained, *, block: str, as_many: int) -> Row:
     return {columns.adaptive(): float(feature_rank(features).value)}
 
 
-def read_unseen(trained: Trained, *, block: str, labels: tuple[int, ...]) -> Row:
+def read_unseen(trained: Trained, *, block: str, labels: tuple[int, ...], database: int) -> Row:
     """Nearest neighbours among images of classes that the network was not trained on.
 
     Args:
         trained: the trained network.
         block: whose features.
         labels: the classes.
+        database: train images of these classes that are searched.
     """
     data = load(trained.recipe.data, labels=labels, held_out=trained.recipe.held_out).to(
         trained.device
     )
-    x = _features(trained, data, data.train, block, FLAT)
+    known = first_rows(data.train, database)
+    x = _features(trained, data, known, block, FLAT)
     row: Row = {}
     for name in ("validation", "test"):
         split = data.splits[name]
         q = _features(trained, data, split, block, FLAT)
         where, centred = (coordinates(x, q, metric) for metric in METRICS)
-        row |= _labels(where, data.train, split, name, centred.share(0.99))
+        row |= _labels(where, known, split, name, centred.share(0.99))
         if name == "test":
             row |= _exact(where, FLAT)
     return row

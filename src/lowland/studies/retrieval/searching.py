@@ -19,15 +19,27 @@ from lowland.studies.retrieval.coordinates import Coordinates
 Found = npt.NDArray[np.int64]
 
 
+MOST = 2048
+"""Components that are tried: rotations of all of 10,240 would take longer than the training."""
+
+
 class Searches:
     """Recall of searches among coordinates, against exact search among all of them."""
 
-    def __init__(self, where: Coordinates, *, neighbors: int = NEIGHBORS, seed: int = 0) -> None:
+    def __init__(
+        self,
+        where: Coordinates,
+        *,
+        neighbors: int = NEIGHBORS,
+        seed: int = 0,
+        most: int = MOST,
+    ) -> None:
         self._x = where.database.astype(np.float32)
         self._q = where.queries.astype(np.float32)
         self._space, self._neighbors, self._seed = where.space(), neighbors, seed
-        self.grid = grid_of(where.rank)
         self._truth = self._nearest(self._x, self._q)
+        self.grid = grid_of(min(where.rank, most))
+        self._x, self._q = self._first(self.grid[-1])
         self._known: dict[tuple[str, int], float] = {}
 
     def recall(self, found: Found) -> float:
