@@ -29,7 +29,7 @@ STUDY = Study(
     ),
     sizes={
         "smoke": "seconds; shows that everything works, nothing else",
-        "default": "3 to 4 minutes on two CPU cores; digits with captions",
+        "default": "4 to 5 minutes on two CPU cores; digits with captions",
         "paper": "the published protocol, days on one GPU; give --data coco:FOLDER",
     },
     settings=SETTINGS,

@@ -26,7 +26,7 @@ STUDY = Study(
     shows="the rank of features against ρ, during training and at its end, with its controls",
     sizes={
         "smoke": "seconds; shows that everything works, nothing else",
-        "default": "2 to 3 minutes on two CPU cores; digits",
+        "default": "about 6 minutes on two CPU cores; digits",
         "paper": "the published protocol, days on one GPU; give --data",
     },
     settings={

@@ -21,7 +21,7 @@ STUDY = Study(
     "seeds; Proposition 1",
     sizes={
         "smoke": "seconds; shows that everything works, nothing else",
-        "default": "about 3 minutes on two CPU cores; the published setting over 30 seeds",
+        "default": "about 2 minutes on two CPU cores; the published setting over 30 seeds",
         "paper": "the same over 100 seeds with more points, about 10 minutes",
     },
     settings={"published": "step sizes and initial scales of the released runs"},
