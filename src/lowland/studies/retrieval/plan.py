@@ -103,13 +103,15 @@ def _recipes(base: Recipe, data: ImageData, block: str) -> tuple[Setup, dict[str
         trained=data.classes,
         few=FEW_CLASSES,
     )
+    # what is judged of these is read off their end
+    ends = dataclasses.replace(base, evaluations=min(2, base.evaluations))
     # as many steps on fewer images
     epochs = round(base.epochs * len(data.train) / len(few.train))
     return setup, {
         MAIN: dataclasses.replace(base, rank_examples=database),
-        TRANSFER: dataclasses.replace(base, labels=seen),
+        TRANSFER: dataclasses.replace(ends, labels=seen),
         FEW: dataclasses.replace(
-            base,
+            ends,
             labels=classes[:FEW_CLASSES],
             limit=len(few.train),
             epochs=epochs,
