@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 from lowland.studies.runs import Runs
 from lowland.studies.study import (
@@ -19,7 +21,22 @@ from lowland.studies.study import (
     Study,
 )
 from lowland.studies.verdict import AtLeast
-from lowland.train import Experiment
+from lowland.train import Experiment, Outcome, Runnable, Watch, run_any
+
+
+@dataclass(frozen=True)
+class InProcess:
+    """A launcher without workers, which take seconds to start."""
+
+    name: str = "in process"
+    side_by_side: int = 1
+
+    def check(self) -> None:
+        """Nothing can be wrong."""
+
+    def launch(self, recipes: Sequence[Runnable], root: Path, watch: Watch) -> list[Outcome]:
+        """One after the other."""
+        return [Outcome(recipe=recipe, folder=run_any(recipe, root)) for recipe in recipes]
 
 
 def rows(*, seed: int, rho: float, first: int, count: int) -> Iterator[dict[str, float]]:

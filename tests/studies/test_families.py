@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 
 import pytest
-from made_study import STUDY
+from made_study import STUDY, InProcess
 from rich.console import Console
 
 from lowland import studies
@@ -33,7 +33,7 @@ MADE = {study.name: study for study in (STUDY, UNDER, LOST)}
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with one study in it that has run."""
     folder = tmp_path_factory.mktemp("results")
-    studies.execute(STUDY, STUDY.choose(), folder / "one", launcher=Local(workers=1))
+    studies.execute(STUDY, STUDY.choose(), folder / "one", launcher=InProcess())
     return folder
 
 
@@ -91,6 +91,7 @@ def test_all_runs_what_can_be_run_and_says_what_cannot(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(studies, "STUDIES", MADE)
+    monkeypatch.setattr(Local, "launch", lambda self, *given: InProcess().launch(*given))
     out = str(tmp_path / "runs")
     asked = ["study", "made/up", "--all", "--seeds", "2", "--out", out, "--workers", "1"]
     assert main(asked) == 1

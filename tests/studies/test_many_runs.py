@@ -7,18 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from made_study import STUDY
+from made_study import STUDY, InProcess
 from rich.console import Console
 
 from lowland import studies
 from lowland.core.errors import InputError
 from lowland.report import page, terminal
 from lowland.studies.folder import default_folder
-from lowland.train import Local
 
 
 def execute(folder: Path, **asked: Any) -> dict[str, Any]:
-    return studies.execute(STUDY, STUDY.choose(**asked), folder, launcher=Local(workers=1))
+    return studies.execute(STUDY, STUDY.choose(**asked), folder, launcher=InProcess())
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +39,7 @@ def test_own_figures_and_tables_are_plain_and_drawn(results: dict[str, Any]) -> 
     (drawing,) = results["drawings"]
     assert drawing["lines"][0]["low"] == [15, None]
     html = page.render(results)
-    for words in ("By block", "Own table", "second", '"exponentformat":"power"', "n."):
+    for words in ("By block", "Own table", "second", '"type":"log"', "n."):
         assert words in html
     assert "11000.0" in html  # shares are shown as percentages: 110 is 11000 %
     shown = io.StringIO()

@@ -76,12 +76,13 @@ def no_training(*_: Any, **__: Any) -> Any:
 
 def test_a_smoke_study_measures_every_claim(smoke: Path) -> None:
     results = json.loads((smoke / "results.json").read_text(encoding="utf-8"))
-    assert (results["format"], len(results["claims"]), len(results["runs"])) == (
-        "lowland-study",
-        8,
-        8,
-    )
+    assert (results["format"], len(results["runs"])) == ("lowland-study", 8)
+    measured_claims = [claim for claim in results["claims"] if claim["n"]]
+    assert len(measured_claims) >= 8
     for claim in results["claims"]:
+        # of groups that the smoke size leaves out
+        assert claim["n"] or (claim["verdict"] == "no data here" and claim["why"])
+    for claim in measured_claims:
         assert claim["n"] == 2, claim["why"]
         assert claim["verdict"] in ("holds", "does not hold", "cannot tell")
         assert math.isfinite(claim["estimate"])
