@@ -86,6 +86,23 @@ def test_what_failed_with_more_bits_is_not_tried_with_fewer() -> None:
     assert {t.codec.name for t in found.trials} == {"float32", "sq8"}
 
 
+def test_what_rules_out_what() -> None:
+    """A product quantizer has a quarter of a bit more for its cells, and what spreading gains."""
+    even = search(low_rank(700, 24, 24), recall=1.0)
+    failed = {name: even._try(CODECS[name], 20) for name in ("sq8", "sq4", "tq2")}
+    assert not any(trial.reaches for trial in failed.values())
+    for trial, codec, ruled_out in (
+        ("sq4", "tq3", True),
+        ("sq4", "sq6", False),
+        ("sq4", "pq4", False),
+        ("sq8", "pq4", True),
+        ("tq2", "pq2", False),
+    ):
+        assert even._rules_out(failed[trial], CODECS[codec]) is ruled_out
+    steep = search(low_rank(700, 24, 24) @ np.diag(4.0 ** -np.arange(24)).astype("f4"), recall=1.0)
+    assert not steep._rules_out(steep._try(CODECS["sq8"], 10), CODECS["pq4"])
+
+
 def test_within_too_few_bytes_nothing_reaches_and_the_best_is_said() -> None:
     found = search(low_rank(700, 24, 24), recall=0.99)
     codecs = [CODECS[n] for n in ("float32", "sq8", "sq4")]

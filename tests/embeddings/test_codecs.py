@@ -87,6 +87,10 @@ def test_transforms_keep_distances(name: str) -> None:
     fitted = CODECS[name].fit(space, 16, z, seed=0)
     axes = fitted.axes(space) / fitted.scale
     np.testing.assert_allclose(axes @ axes.T, np.eye(16), atol=1e-5)
+    prepared = space.prepare(X[:50].copy(), 0, "x")
+    np.testing.assert_allclose(
+        prepared @ fitted.axes(space).T, fitted.coordinates(z[:50]), atol=1e-4
+    )
 
 
 def test_allocation_balances_products() -> None:

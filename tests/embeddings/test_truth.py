@@ -61,6 +61,27 @@ def test_as_near_as_the_last_is_right_too() -> None:
     assert found.recalls(np.array([[0, 7]]))[0] == 0
 
 
+def test_as_near_but_for_rounding_is_right_too() -> None:
+    """Copies of other lengths have the same direction, but for the last digits."""
+    x = low_rank(40, 16, 16)
+    copies = np.concatenate([x, x / np.float32(3), x * np.float32(7), x * np.float32(0.1)])
+    found = truth(copies, "cosine", np.arange(40), k=1)
+    assert ((found.right >= 0).sum(1) == 3).all()
+
+
+def test_queries_are_drawn_from_everywhere() -> None:
+    opened = open_vectors(low_rank(500, 4, 4))
+    space = find_space(opened, Metric("l2"))
+    drawn = []
+    for seed in (0, 0, 1):
+        asked = SimpleNamespace(target=Target(1, 0.9), query_count=40, seed=seed)
+        drawn.append(choose_queries(opened, space, None, asked, None)[0].own)
+    np.testing.assert_array_equal(drawn[0], drawn[1])
+    assert not np.array_equal(drawn[0], drawn[2])
+    assert len(set(drawn[0].tolist())) == 40
+    assert drawn[0].max() > 400
+
+
 def test_a_query_with_too_many_ties_is_left_out() -> None:
     x = low_rank(150, 4, 4)
     x[: SPARE + 10] = x[0]

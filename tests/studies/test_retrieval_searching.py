@@ -114,6 +114,17 @@ def test_levels_lose_a_twelfth_of_their_square() -> None:
         np.testing.assert_allclose(lost_by_bits(where, bits), cells**2 / 12, rtol=0.03)
 
 
+def test_what_lies_outside_the_levels_takes_the_nearest() -> None:
+    where = Coordinates(
+        metric="l2",
+        database=np.array([[-1.0], [1.0]]),
+        queries=np.array([[5.0], [-0.5]]),
+        outside=0.0,
+        width=1,
+    )
+    assert lost_by_bits(where, 1)[0] == pytest.approx((5 - 0.5) ** 2 / 2)
+
+
 def test_what_is_lost_is_codes_and_the_rest() -> None:
     where = uniform(5000, 4)
     squares = (where.queries**2).mean(0)
