@@ -31,6 +31,7 @@ bench: $(INSTALLED)
 	$(BIN)/python benchmarks/data_parallel.py
 	$(BIN)/python benchmarks/measure.py
 	$(BIN)/python benchmarks/two_layer.py
+	$(BIN)/python benchmarks/compress.py
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -135,6 +135,7 @@ def test_without_a_compiler_it_falls_back(monkeypatch: pytest.MonkeyPatch) -> No
     assert compiled.backend() == "aot_eager"
 
 
+@pytest.mark.slow
 def test_the_two_layer_loop_is_timed_beside_the_grid() -> None:
     import two_layer
 

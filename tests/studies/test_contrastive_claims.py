@@ -282,6 +282,7 @@ class Here:
         return [Outcome(recipe=recipe, folder=run_any(recipe, root)) for recipe in recipes]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("study", [CONTRASTIVE, BOTTLENECK], ids=lambda study: study.name)
 def test_the_smoke_size_measures_every_claim(study: studies.Study, tmp_path: Path) -> None:
     choice = study.choose(size="smoke", overrides=("epochs=2",))

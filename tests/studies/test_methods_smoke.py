@@ -42,6 +42,7 @@ def check(results: dict[str, Any], names: list[str]) -> None:
         assert math.isfinite(claim["estimate"])
 
 
+@pytest.mark.slow
 def test_a_few_arms(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -117,6 +117,7 @@ def test_what_the_study_sets_itself_is_refused() -> None:
             planned(overrides=(setting,))
 
 
+@pytest.mark.slow
 def test_smoke_from_training_to_verdicts(tmp_path: Path) -> None:
     plan = planned(size="smoke", seeds=1)
     runs = [run for p in plan.runs for run in read_runs(p, run_any(p.recipe, tmp_path))]

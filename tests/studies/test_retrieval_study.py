@@ -157,6 +157,7 @@ def test_readings_are_the_same_every_time() -> None:
     assert other != rows[0]
 
 
+@pytest.mark.slow
 def test_smoke(tmp_path: Path) -> None:
     """Everything, on small networks: each column that a claim reads is there."""
     choice = STUDY.choose(size="smoke", overrides=("epochs=1", "width=2"))

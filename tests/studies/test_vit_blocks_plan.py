@@ -67,6 +67,7 @@ def test_what_makes_no_grid_is_refused(overrides: tuple[str, ...], message: str)
     assert "\n" not in str(refusal.value)
 
 
+@pytest.mark.slow
 def test_smoke_from_training_to_verdicts(tmp_path: Path) -> None:
     plan = planned(size="smoke", seeds=1, overrides=("epochs=1",))
     runs = [run for p in plan.runs for run in read_runs(p, run_any(p.recipe, tmp_path))]
