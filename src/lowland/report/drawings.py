@@ -22,6 +22,8 @@ from lowland.report.series import rhos
 from lowland.report.tables import Rows
 
 HEIGHT = 320
+DIVERGING = ((0.0, "#d65454"), (0.5, "#ffffff"), (1.0, "#3b4cc0"))
+RISING = ((0.0, "#ffffff"), (1.0, "#008a94"))
 
 
 def drawings(results: Mapping[str, Any]) -> list[Figure]:
@@ -32,7 +34,7 @@ def drawings(results: Mapping[str, Any]) -> list[Figure]:
             name=f"drawing-{number}",
             title=drawing["title"],
             note=drawing["note"],
-            spec=_spec(drawing, colours),
+            spec=_heat(drawing) if "values" in drawing else _spec(drawing, colours),
         )
         for number, drawing in enumerate(results.get("drawings", ()))
     ]
@@ -54,6 +56,56 @@ def _cell(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
+def _heat(drawing: Mapping[str, Any]) -> Spec:
+    """Cells with their numbers in them, so that the figure is its own table."""
+    cells = [_scaled(row, drawing) for row in drawing["values"]]
+    known = [value for row in cells for value in row if value is not None]
+    end = max((abs(value) for value in known), default=1.0) or 1.0
+    suffix = "%" if drawing["percent"] else ""
+    ends = {"zmin": -end, "zmax": end} if drawing["signed"] else {}
+    trace: Spec = {
+        "type": "heatmap",
+        "x": list(drawing["columns"]),
+        "y": list(drawing["rows"]),
+        "z": cells,
+        "text": [[_cell_text(value) for value in row] for row in cells],
+        "texttemplate": "%{text}",
+        "hovertemplate": f"%{{y}}, %{{x}}: %{{z:.4g}}{suffix}<extra></extra>",
+        "hoverongaps": False,
+        "xgap": 1,
+        "ygap": 1,
+        "colorscale": [list(stop) for stop in (DIVERGING if drawing["signed"] else RISING)],
+        "colorbar": {"title": {"text": drawing["value_title"], "side": "right"}, "thickness": 12},
+        **ends,
+    }
+    axes = {
+        f"{letter}axis": {
+            **AXIS,
+            "showgrid": False,
+            "title": {"text": drawing[f"{name}_title"], "standoff": 6},
+            "type": "category",  # or plotly would read numbers out of the words
+        }
+        for letter, name in (("x", "column"), ("y", "row"))
+    }
+    return {"data": [trace], "layout": {**_layout(), "showlegend": False, **axes}}
+
+
+def _cell_text(value: float | None) -> str:
+    return "" if value is None else f"{value:.2g}"
+
+
+def _layout() -> Spec:
+    """What all of these figures have in common."""
+    return {
+        "font": FONT,
+        "margin": {"l": 8, "r": 12, "t": 8, "b": 8},
+        "height": HEIGHT,
+        "paper_bgcolor": "rgba(0,0,0,0)",
+        "plot_bgcolor": "rgba(0,0,0,0)",
+        "hoverlabel": {"bgcolor": "#ffffff", "font": FONT},
+    }
+
+
 def _spec(drawing: Mapping[str, Any], colours: Mapping[float, str]) -> Spec:
     lines, free = drawing["lines"], [ln for ln in drawing["lines"] if ln["rho"] not in colours]
     data = []
@@ -65,12 +117,7 @@ def _spec(drawing: Mapping[str, Any], colours: Mapping[float, str]) -> Spec:
     return {
         "data": data,
         "layout": {
-            "font": FONT,
-            "margin": {"l": 8, "r": 12, "t": 8, "b": 8},
-            "height": HEIGHT,
-            "paper_bgcolor": "rgba(0,0,0,0)",
-            "plot_bgcolor": "rgba(0,0,0,0)",
-            "hoverlabel": {"bgcolor": "#ffffff", "font": FONT},
+            **_layout(),
             "hovermode": "closest",
             "showlegend": len(lines) > 1,
             "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},

@@ -2,7 +2,8 @@
 
 A panel is a column over training and against ρ. A `Drawing` is any other figure: lines and marks
 over an axis that the study names, for example the block of a network or the bits of a quantizer.
-A `Sheet` is a table of its own.
+A `HeatMap` shows one number over two grids, for example width and ρ. A `Sheet` is a table of its
+own.
 """
 
 from __future__ import annotations
@@ -68,6 +69,34 @@ class Drawing:
     x: Axis
     y: Axis
     lines: Sequence[Line]
+    note: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeatMap:
+    """A figure of one number in every cell of a grid.
+
+    Attributes:
+        title: what it shows.
+        columns, rows: words along the axes, from left to right and from bottom to top.
+        column_title, row_title: what they are.
+        values: one row of cells for each of `rows`; None where there is nothing.
+        value_title: what is in a cell, with its unit.
+        percent: values are shares, shown times 100.
+        signed: colours diverge from zero, so that gains and losses are told apart; otherwise they
+            go from the smallest value to the largest.
+        note: how to read it, in a sentence.
+    """
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[str]
+    column_title: str
+    row_title: str
+    values: Sequence[Sequence[float | None]]
+    value_title: str
+    percent: bool = False
+    signed: bool = False
     note: str = ""
 
 

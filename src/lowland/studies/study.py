@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from lowland.core.errors import InputError, unknown
-from lowland.studies.drawing import Axis, Drawing, Line, Sheet
+from lowland.studies.drawing import Axis, Drawing, HeatMap, Line, Sheet
 from lowland.studies.runs import NotMeasuredError, Runs
 from lowland.studies.verdict import AtLeast, Verdict, Within, judge
 
@@ -22,6 +22,7 @@ __all__ = [
     "Drawing",
     "Effects",
     "Finding",
+    "HeatMap",
     "Line",
     "Panel",
     "Plan",
@@ -183,7 +184,7 @@ class Plan:
     fingerprint: str
     notes: tuple[str, ...] = ()
     compare: Callable[[Runs], Mapping[str, Any]] | None = None
-    figures: Callable[[Runs], Sequence[Drawing]] | None = None
+    figures: Callable[[Runs], Sequence[Drawing | HeatMap]] | None = None
     tables: Callable[[Runs], Sequence[Sheet]] | None = None
     aside: tuple[str, ...] = ()
 
