@@ -90,6 +90,7 @@ def test_importing_data_and_models_imports_no_reader() -> None:
 def test_every_name_says_what_it_is() -> None:
     assert {name.partition(":")[0] for name in DATASETS} == {
         "digits",
+        "digit-dominoes",
         "fashion-mnist",
         "parquet",
         "imagefolder",

@@ -3,9 +3,10 @@
 from lowland.data.augment import POLICIES, augment
 from lowland.data.batches import batch_count, batches, numbered_batches
 from lowland.data.clients import dirichlet_clients
+from lowland.data.decorrelated import decorrelated
 from lowland.data.examples import Examples, of_data
 from lowland.data.images import ImageData, Split
-from lowland.data.load import DATASETS, load
+from lowland.data.load import DATASETS, load, places
 from lowland.data.load_pairs import PAIRS, load_pairs
 from lowland.data.opening import open_examples
 from lowland.data.pairs import Pairs, PairSplit, assemble_pairs
@@ -25,10 +26,12 @@ __all__ = [
     "augment",
     "batch_count",
     "batches",
+    "decorrelated",
     "dirichlet_clients",
     "load",
     "load_pairs",
     "numbered_batches",
     "of_data",
     "open_examples",
+    "places",
 ]

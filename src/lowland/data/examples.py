@@ -16,7 +16,7 @@ from lowland.data.images import ImageData
 
 SPLITS = ("train", "validation", "test")
 
-LARGEST = {"digits": 16.0}
+LARGEST = {"digits": 16.0, "digit-dominoes": 16.0}
 """Data sets whose largest stored value is not 255."""
 
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from lowland.core.errors import InputError
+from lowland.data.annotations import count_values, strata
 from lowland.data.split import hold_out, stratified
 
 _CHUNK = 2048  # images whose pixels are held as int64 at a time
@@ -26,22 +27,28 @@ class Split:
         images: uint8, (n, c, h, w), as stored in the source.
         labels: int64, (n,).
         index: int64, (n,), row of each image in the source.
+        annotations: what else is known of each image, by name: int64, (n,), values 0, 1, ...
+            Empty for most data sets.
     """
 
     images: Tensor
     labels: Tensor
     index: Tensor
+    annotations: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def select(self, rows: Tensor) -> Split:
-        """These rows, in the given order."""
-        return Split(self.images[rows], self.labels[rows], self.index[rows])
+    def select(self, rows: Tensor | slice) -> Split:
+        """These rows, in the given order; of a slice a view."""
+        noted = {name: values[rows] for name, values in self.annotations.items()}
+        return Split(self.images[rows], self.labels[rows], self.index[rows], noted)
 
     def to(self, device: torch.device | str) -> Split:
         """The same split on `device`."""
-        return Split(self.images.to(device), self.labels.to(device), self.index.to(device))
+        images, labels, index = (t.to(device) for t in (self.images, self.labels, self.index))
+        noted = {name: values.to(device) for name, values in self.annotations.items()}
+        return Split(images, labels, index, noted)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -53,11 +60,15 @@ class ImageData:
         train, validation, test: disjoint splits.
         shape: channels, height and width of an image.
         classes: number of classes; labels are 0 .. classes - 1.
+        annotations: names of what the splits are annotated with, and how many values each has:
+            0 .. number - 1, counted over all splits.
         mean, std: per channel over the pixels of the train split, in units of the stored values;
             a constant channel has std 1.
         augmentation: name of the policy that suits these images (`lowland.data.POLICIES`).
-        fingerprint: SHA-256 over splits, labels, rows, policy, mean and std.
-        source: plain record of the files' SHA-256, and of how the splits were made.
+        fingerprint: SHA-256 over splits, labels, annotations, rows, policy, mean and std.
+        source: plain record of the files' SHA-256, and of how the splits were made. Where one
+            annotation predicts the label in train by accident, ``core`` names the annotation that
+            is the label and ``spurious`` the accidental one.
     """
 
     name: str
@@ -66,6 +77,7 @@ class ImageData:
     test: Split
     shape: tuple[int, int, int]
     classes: int
+    annotations: dict[str, int]
     mean: tuple[float, ...]
     std: tuple[float, ...]
     augmentation: str
@@ -113,35 +125,32 @@ class ImageData:
     def first(self, n_train: int) -> ImageData:
         """At most `n_train` training images: the first of each class, shares kept.
 
-        Validation and test stay whole; mean and std are those of the smaller train split.
+        So are those of the joint values of labels and annotations. Validation and test stay whole;
+        mean and std are those of the smaller train split.
 
         Raises:
-            InputError: `n_train` is smaller than the number of classes.
+            InputError: `n_train` is smaller than the number of classes, or of joint values.
         """
         if n_train >= len(self.train):
             return self
-        rows = stratified(self.train.labels.cpu(), n_train, name=self.name)
+        rows = stratified(strata(self.train), n_train, name=self.name)
         train = self.train.select(rows.to(self.train.labels.device))
         return self._derive({**self.splits, "train": train}, {"limit": n_train})
 
     def hold_out(self, share: float, *, seed: int = 0) -> ImageData:
         """A random, stratified `share` of train and validation together is validation.
 
-        Both keep the order of the source.
+        Classes, and joint values of labels and annotations, keep their shares. Both splits keep
+        the order of the source.
 
         Raises:
             InputError: `share` is not in (0, 1), or there are too few images.
         """
         if not 0 < share < 1:
             raise InputError(f"held_out is {share:g}: give a share between 0 and 1")
-        together = [self.train, self.validation]
-        order = torch.cat([split.index for split in together]).argsort()
-        whole = Split(
-            torch.cat([split.images for split in together]),
-            torch.cat([split.labels for split in together]),
-            torch.cat([split.index for split in together]),
-        ).select(order)
-        kept, held = hold_out(whole.labels, share, seed=seed, name=self.name)
+        together = joined([self.train, self.validation])
+        whole = together.select(together.index.argsort())
+        kept, held = hold_out(strata(whole), share, seed=seed, name=self.name)
         splits = {"train": whole.select(kept), "validation": whole.select(held), "test": self.test}
         return self._derive(splits, {"held_out": share})
 
@@ -149,6 +158,19 @@ class ImageData:
         return assemble(
             self.name, **splits, augmentation=self.augmentation, source={**self.source, **how}
         )
+
+
+def joined(splits: Sequence[Split]) -> Split:
+    """The rows of several splits with the same annotations, one after the other."""
+    return Split(
+        torch.cat([split.images for split in splits]),
+        torch.cat([split.labels for split in splits]),
+        torch.cat([split.index for split in splits]),
+        {
+            name: torch.cat([split.annotations[name] for split in splits])
+            for name in splits[0].annotations
+        },
+    )
 
 
 def assemble(
@@ -164,7 +186,8 @@ def assemble(
 
     Raises:
         InputError: a split is empty, a class has no training image, there is only one class,
-            labels leave 0 .. classes - 1, or shapes differ.
+            labels leave 0 .. classes - 1, shapes differ, or an annotation is not in all splits,
+            not of whole numbers from 0 on, or the same for all images.
         ValueError: two splits share a row of the source.
     """
     splits = {"train": train, "validation": validation, "test": test}
@@ -177,6 +200,7 @@ def assemble(
     if rows.diff().eq(0).any():
         raise ValueError(f"{name}: splits are not disjoint")
     classes = _count_classes(name, splits)
+    annotations = count_values(name, splits)
     mean, std = channel_statistics(train.images)
     channels, height, width = train.images.shape[1:]
     return ImageData(
@@ -184,6 +208,7 @@ def assemble(
         **splits,
         shape=(channels, height, width),
         classes=classes,
+        annotations=annotations,
         mean=mean,
         std=std,
         augmentation=augmentation,
@@ -196,7 +221,7 @@ def _renumbered(split: Split, number: Tensor) -> Split:
     """The rows whose label has a number >= 0, with that number as label."""
     labels = number.to(split.labels.device)[split.labels]
     kept = labels >= 0
-    return Split(split.images[kept], labels[kept], split.index[kept])
+    return dataclasses.replace(split.select(kept), labels=labels[kept])
 
 
 def _count_classes(name: str, splits: dict[str, Split]) -> int:
@@ -242,4 +267,7 @@ def _fingerprint(splits: dict[str, Split], rest: str) -> str:
         digest.update(f"{name} {tuple(split.images.shape)}".encode())
         for tensor in (split.images, split.labels, split.index):
             digest.update(tensor.cpu().contiguous().numpy().data)
+        for annotation in sorted(split.annotations):
+            digest.update(annotation.encode())
+            digest.update(split.annotations[annotation].cpu().contiguous().numpy().data)
     return digest.hexdigest()

@@ -9,11 +9,14 @@ from pathlib import Path
 from lowland.core.errors import InputError, unknown
 from lowland.data.cifar import read_cifar
 from lowland.data.class_folders import read_class_folders
+from lowland.data.digit_dominoes import FORM as DIGIT_DOMINOES
+from lowland.data.digit_dominoes import read_digit_dominoes
 from lowland.data.digits import read_digits
 from lowland.data.fashion_mnist import read_fashion_mnist
 from lowland.data.hub import read_hub
 from lowland.data.images import ImageData
 from lowland.data.parquet import read_parquet
+from lowland.data.settings import Form, places_in
 
 DATASETS = {
     "digits": "1,797 grey 8x8 digits from scikit-learn; no download",
@@ -23,6 +26,8 @@ DATASETS = {
     "imagefolder:FOLDER": "images of one size in folders by class; Tiny ImageNet's own layout too",
     "cifar:FOLDER": "CIFAR-10 or CIFAR-100 in the official files, python or binary version",
     "hf:NAME": "a data set of Hugging Face's library datasets, or of its hub",
+    "digit-dominoes": "a digit 0 or 1 above a harder one, 16x8, annotated; no download",
+    "digit-dominoes:SETTINGS": "with correlation=SHARE, easy=none, hard=odd or hard=3-8",
 }
 """Names that `load` accepts, and what they stand for."""
 
@@ -34,7 +39,24 @@ _READERS: dict[str, Callable[[str, int], ImageData]] = {
     "imagefolder:": read_class_folders,
     "cifar:": read_cifar,
     "hf:": read_hub,
+    "digit-dominoes": read_digit_dominoes,
+    "digit-dominoes:": read_digit_dominoes,
 }
+
+_FORMS: dict[str, Form] = {form.kind: form for form in (DIGIT_DOMINOES,)}
+"""Kinds whose names have settings."""
+
+
+def places(name: str) -> tuple[str, ...]:
+    """The files and folders in the name of a data set.
+
+    Raises:
+        InputError: it has settings that do not fit.
+    """
+    kind, _, rest = name.partition(":")
+    if kind in _FORMS:
+        return places_in(name, _FORMS[kind])
+    return (rest,) if rest and kind != "hf" else ()
 
 
 def load(
@@ -87,11 +109,10 @@ def _read(name: str, seed: int, stamp: object) -> ImageData:
 
 def _stamp(name: str) -> object:
     """What changes when the files behind a name do."""
-    location = name.partition(":")[2].partition("@")[0]
-    path = Path(location).expanduser()
-    if not location or not path.exists():
-        return ()
-    files = [path] if path.is_file() else sorted(path.rglob("*"))
+    kind, _, rest = name.partition(":")
+    named = places(name) if kind != "hf" else (rest.partition("@")[0],)
+    paths = [Path(place).expanduser() for place in named if place]
+    files = [f for p in paths for f in ([p] if p.is_file() else sorted(p.rglob("*")))]
     return tuple(
         (str(file.resolve()), stat.st_size, stat.st_mtime_ns, stat.st_ino)
         for file in files

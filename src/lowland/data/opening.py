@@ -9,7 +9,7 @@ from lowland.core.errors import InputError, unknown
 from lowland.data.arrays import open_arrays
 from lowland.data.examples import SPLITS, Examples, Request, of_data
 from lowland.data.folders import open_folder
-from lowland.data.load import load
+from lowland.data.load import DATASETS, load
 from lowland.data.rows import open_rows
 
 _OPENERS: dict[str, Callable[[Request], Examples]] = {
@@ -17,15 +17,7 @@ _OPENERS: dict[str, Callable[[Request], Examples]] = {
     "imagefolder:": open_folder,
     "npz:": open_arrays,
 }
-NAMES = (
-    "digits",
-    "fashion-mnist",
-    "parquet:FILE",
-    "imagefolder:FOLDER",
-    "npz:FILE",
-    "cifar:FOLDER",
-    "hf:NAME",
-)
+NAMES = tuple(sorted({*DATASETS, "npz:FILE"}))
 """What `open_examples` opens."""
 
 
@@ -64,7 +56,7 @@ def open_examples(
             raise InputError(
                 f"data {name!r} needs {error.name}: pip install 'lowland[study]'"
             ) from None
-    if source not in ("digits", "fashion-mnist", "cifar", "hf"):
+    if source not in {known.partition(":")[0] for known in DATASETS}:
         raise unknown("data", name, NAMES)
     if kind != "images" or column is not None:
         raise InputError(f"data {name!r} has images and labels alone: use parquet:FILE for texts")

@@ -188,7 +188,7 @@ class Evaluator:
 
 def first(split: Split, n: int) -> Split:
     """The first `n` rows of a split, or all."""
-    return Split(split.images[:n], split.labels[:n], split.index[:n])
+    return split.select(slice(n))
 
 
 def per_example(outputs: Tensor, labels: Tensor) -> Tensor:

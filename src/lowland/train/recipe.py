@@ -128,11 +128,12 @@ class Recipe(Stepped):
     @property
     def files(self) -> tuple[str, ...]:
         """The files and folders that the data are in, where they have one."""
-        places = (name.partition(":") for name in (self.data, *self.transfer_data))
-        return tuple(place for kind, _, place in places if place and kind != "hf")
+        from lowland.data import places
+
+        return tuple(place for name in (self.data, *self.transfer_data) for place in places(name))
 
     def _check_names(self) -> None:
-        from lowland.data import DATASETS
+        from lowland.data import DATASETS, places
         from lowland.measure import INSTRUMENTS
         from lowland.models import MODELS
 
@@ -140,6 +141,7 @@ class Recipe(Stepped):
         for name in (self.data, *self.transfer_data):
             if name.partition(":")[0] not in kinds:
                 raise unknown("data set", name, DATASETS)
+            places(name)  # refuses settings that do not fit
         known: tuple[tuple[str, str, typing.Iterable[str]], ...] = (
             ("model", self.model, MODELS),
             ("base optimizer", self.base, BASES),

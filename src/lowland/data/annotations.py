@@ -1,0 +1,64 @@
+"""Annotations of images: checked, counted, and as joint groups."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from lowland.core.errors import InputError
+
+if TYPE_CHECKING:
+    from lowland.data.images import Split
+
+
+def count_values(name: str, splits: Mapping[str, Split]) -> dict[str, int]:
+    """How many values each annotation has: one more than its largest value in any split.
+
+    Raises:
+        InputError: a split lacks an annotation that train has, or the other way round; one is not
+            (n,) int64, has a value below 0, or has a single value in all splits together.
+    """
+    names = set(splits["train"].annotations)
+    for split_name, split in splits.items():
+        if different := sorted(names ^ set(split.annotations)):
+            has, lacks = ("train", split_name) if different[0] in names else (split_name, "train")
+            raise InputError(
+                f"{name}: {has} is annotated with {different[0]!r}, {lacks} is not: annotate both"
+            )
+        for annotation, values in split.annotations.items():
+            _check(f"{name}: annotation {annotation!r} of {split_name}", values, len(split))
+    counts = {}
+    for annotation in splits["train"].annotations:
+        present = torch.cat([split.annotations[annotation] for split in splits.values()])
+        low, high = int(present.min()), int(present.max())
+        if low == high:
+            raise InputError(
+                f"{name}: annotation {annotation!r} is {low} for all {len(present)} images: leave "
+                "it out, or add images with another value"
+            )
+        counts[annotation] = high + 1
+    return counts
+
+
+def strata(split: Split) -> Tensor:
+    """Number of the joint value of label and annotations of each row, int64 (n,) on the CPU.
+
+    Numbers have no gaps. Without annotations they are the labels.
+    """
+    columns = [split.labels, *split.annotations.values()]
+    if len(columns) == 1:
+        return split.labels.cpu()
+    numbers: Tensor = torch.unique(torch.stack(columns, 1).cpu(), dim=0, return_inverse=True)[1]
+    return numbers
+
+
+def _check(where: str, values: Tensor, n: int) -> None:
+    if values.shape != (n,):
+        raise InputError(f"{where} has shape {tuple(values.shape)}: give one number per image, {n}")
+    if values.dtype != torch.int64:
+        raise InputError(f"{where} is {values.dtype}: give whole numbers, int64")
+    if n and int(values.min()) < 0:
+        raise InputError(f"{where} has the value {int(values.min())}: values start at 0")
