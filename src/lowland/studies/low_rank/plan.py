@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from lowland.core.errors import InputError
 from lowland.core.selection import match_names
 from lowland.studies.blocks import judged_block, names_of_blocks
 from lowland.studies.low_rank.claims import claims
@@ -16,6 +15,7 @@ from lowland.studies.low_rank.figures import figures
 from lowland.studies.low_rank.groups import OPTION, SETTINGS, chosen_groups, halves, recipes
 from lowland.studies.low_rank.notes import notes
 from lowland.studies.low_rank.panels import panels
+from lowland.studies.recipes import all_rhos, at, base_recipe, keys, own_settings
 from lowland.studies.study import Choice, Plan, Planned, grid
 
 if TYPE_CHECKING:
@@ -57,7 +57,6 @@ _PAPER_RHOS = {
     ("state-of-the-art", 200): (0.1, 0.4, 0.6, 0.7),
 }
 
-_OWN_OPTIONS = {"data": "--data", "method": "--method", "rho": "--rho", "seed": "--seeds"}
 _FIXED = ("transfer_labels", "rank_examples", "centers", "variances")
 
 
@@ -69,14 +68,14 @@ def plan(choice: Choice) -> Plan:
     """
     from lowland.data import load
 
-    keys = _keys(choice)
+    given = keys(choice)
     wanted = chosen_groups(choice.overrides, _GROUPS[choice.size])
     recipe = _base_recipe(choice)
     data = load(recipe.data, labels=recipe.labels, limit=recipe.limit, held_out=recipe.held_out)
     if choice.size == "paper":
-        recipe = _published(recipe, data, keys)
+        recipe = _published(recipe, data, given)
     what = _measured(choice, recipe, data)
-    lr = recipe.lr if "lr" in keys else _SIZES[choice.size]["lr"]
+    lr = recipe.lr if "lr" in given else _SIZES[choice.size]["lr"]
     groups = recipes(
         _main(choice, recipe, data, what),
         choice.setting,
@@ -85,12 +84,12 @@ def plan(choice: Choice) -> Plan:
         lr=lr,
         block=what.block,
         steps=len(data.train) // recipe.batch_size * recipe.epochs,
-        kept=set(keys),
+        kept=set(given),
     )
     rhos = _rhos(choice, data.classes)
     seeds = choice.seed_range(_SEEDS[choice.size])
     runs = [
-        Planned(group=group, recipe=_at(base, choice.method, rho, seed))
+        Planned(group=group, recipe=at(base, choice.method, rho, seed))
         for group, base in groups.items()
         for rho, seed in grid(rhos if group in (MAIN, TRANSFER) else [0.0, rhos[-1]], seeds)
     ]
@@ -106,22 +105,14 @@ def plan(choice: Choice) -> Plan:
 
 def _base_recipe(choice: Choice) -> Recipe:
     """What all runs have in common."""
-    from lowland.train import Recipe
-
-    for key in _keys(choice):
-        if key in _OWN_OPTIONS:
-            raise InputError(f"--set {key}=... is not for a study: use {_OWN_OPTIONS[key]}")
-        if key in _FIXED:
-            raise InputError(f"--set {key}=...: the study sets {key} itself: leave it out")
-    values = {**_SIZES[choice.size], **SETTINGS[choice.setting]}
-    recipe = Recipe(data=choice.data, method=choice.method, variances=VARIANCES, **values)
-    own = [s for s in choice.overrides if s.partition("=")[0].strip() != OPTION]
-    return recipe.with_settings(own)
+    values = {"variances": VARIANCES, **_SIZES[choice.size], **SETTINGS[choice.setting]}
+    _, changes = own_settings(choice.overrides, (OPTION,))
+    return base_recipe(choice, values, fixed=_FIXED, overrides=changes)
 
 
-def _published(recipe: Recipe, data: ImageData, keys: list[str]) -> Recipe:
+def _published(recipe: Recipe, data: ImageData, given: list[str]) -> Recipe:
     """With the published network for Tiny ImageNet, which pools windows of 4x4 positions."""
-    if "model" in keys or min(data.shape[1:]) < 64:
+    if "model" in given or min(data.shape[1:]) < 64:
         return recipe
     return dataclasses.replace(recipe, model="preact-resnet18-4x4")
 
@@ -136,43 +127,26 @@ def _main(choice: Choice, recipe: Recipe, data: ImageData, what: Measured) -> Re
         curves = ",".join(name for name in published if name in names)
         n = min(MOST_RANK_EXAMPLES, len(data.train))
     blocks = recipe.rank_blocks
-    if "rank_blocks" not in _keys(choice):
+    if "rank_blocks" not in keys(choice):
         # a rank of 10,240 images takes seconds on a GPU: at paper size of no other blocks
         blocks = curves if choice.size == "paper" else f"{blocks},{what.last}"
     return dataclasses.replace(recipe, rank_block=curves, rank_blocks=blocks, rank_examples=n)
 
 
-def _keys(choice: Choice) -> list[str]:
-    return [setting.partition("=")[0].strip() for setting in choice.overrides]
-
-
-def _at(base: Recipe, method: str, rho: float, seed: int) -> Recipe:
-    """One point of a grid; ρ = 0 is the base optimizer alone, whatever the method.
-
-    The base optimizer that a method brings is there in no other way than by the method.
-    """
-    from lowland.train.stepped import NO_METHOD
-
-    if rho == 0 and not base.brings_base:
-        return dataclasses.replace(base, method=NO_METHOD, rho=0.0, method_options=(), seed=seed)
-    return dataclasses.replace(base, method=method, rho=rho, seed=seed)
-
-
 def _rhos(choice: Choice, classes: int) -> list[float]:
-    if choice.rhos is not None:
-        positive = choice.rhos
-    elif choice.size == "paper":
-        positive = _PAPER_RHOS.get((choice.setting, classes), _PAPER_RHOS[choice.setting, 10])
+    usual: tuple[float, ...]
+    if choice.size == "paper":
+        usual = _PAPER_RHOS.get((choice.setting, classes), _PAPER_RHOS[choice.setting, 10])
     else:
-        positive = _RHOS[choice.size]
-    return sorted({0.0, *map(float, positive)})
+        usual = _RHOS[choice.size]
+    return all_rhos(choice, usual)
 
 
 def _measured(choice: Choice, recipe: Recipe, data: ImageData) -> Measured:
     """The block to judge, the blocks beside it, and numbers of images."""
     names = names_of_blocks(recipe, data)
     beside = match_names(recipe.rank_blocks, names)
-    block = judged_block(recipe, data, chosen="rank_block" in _keys(choice))
+    block = judged_block(recipe, data, chosen="rank_block" in keys(choice))
     trained, _ = halves(recipe, data)
     # loaded labels are renumbered in the order of the recipe's, so the left-out ones come last
     queries = int((data.test.labels >= len(trained)).sum())

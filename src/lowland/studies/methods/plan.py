@@ -6,7 +6,6 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from lowland.core.errors import InputError
 from lowland.studies.blocks import judged_block
 from lowland.studies.methods import footprint
 from lowland.studies.methods.arms import ALL, PLAIN, SAM, Arm, chosen_arms
@@ -16,6 +15,7 @@ from lowland.studies.methods.comparison import comparison
 from lowland.studies.methods.experiments import EXPERIMENTS
 from lowland.studies.methods.notes import notes
 from lowland.studies.methods.panels import panels
+from lowland.studies.recipes import base_recipe, keys
 from lowland.studies.study import Choice, Plan, Planned
 
 if TYPE_CHECKING:
@@ -50,7 +50,6 @@ EXPERIMENTS_APART = (
     "table of arms does not have them."
 )
 
-_OWN_OPTIONS = {"data": "--data", "method": "--method", "rho": "--rho", "seed": "--seeds"}
 _FIXED = ("method_options", "transfer_labels", "rank_examples", "rank_blocks", "centers")
 
 
@@ -65,7 +64,7 @@ def plan(choice: Choice) -> Plan:
     arms = chosen_arms(choice.method)
     recipe = _base_recipe(choice)
     data = load(recipe.data, labels=recipe.labels, limit=recipe.limit)
-    block = judged_block(recipe, data, chosen="rank_block" in _keys(choice))
+    block = judged_block(recipe, data, chosen="rank_block" in keys(choice))
     n = min(MOST_RANK_EXAMPLES, len(data.train), len(data.test))
     recipe = dataclasses.replace(recipe, rank_block=block, rank_blocks=block, rank_examples=n)
     setup = Setup(
@@ -98,20 +97,11 @@ def plan(choice: Choice) -> Plan:
 
 def _base_recipe(choice: Choice) -> Recipe:
     """What all runs have in common."""
-    from lowland.train import Recipe
+    from lowland.train.stepped import NO_METHOD
 
-    for key in _keys(choice):
-        if key in _OWN_OPTIONS:
-            raise InputError(f"--set {key}=... is not for a study: use {_OWN_OPTIONS[key]}")
-        if key in _FIXED:
-            raise InputError(f"--set {key}=...: the study sets {key} itself: leave it out")
-    values = {**_SIZES[choice.size], **_SETTINGS[choice.setting]}
-    recipe = Recipe(data=choice.data, method="none", centers=("unit",), **values)
-    return recipe.with_settings(choice.overrides)
-
-
-def _keys(choice: Choice) -> list[str]:
-    return [setting.partition("=")[0].strip() for setting in choice.overrides]
+    values: dict[str, Any] = {"method": NO_METHOD, "centers": ("unit",)}
+    values |= {**_SIZES[choice.size], **_SETTINGS[choice.setting]}
+    return base_recipe(choice, values, fixed=_FIXED)
 
 
 def _runs(
