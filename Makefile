@@ -30,6 +30,7 @@ bench: $(INSTALLED)
 	$(BIN)/python benchmarks/compiled.py
 	$(BIN)/python benchmarks/data_parallel.py
 	$(BIN)/python benchmarks/measure.py
+	$(BIN)/python benchmarks/stacked.py
 	$(BIN)/python benchmarks/two_layer.py
 	$(BIN)/python benchmarks/compress.py
 
