@@ -91,6 +91,8 @@ def test_every_name_says_what_it_is() -> None:
     assert {name.partition(":")[0] for name in DATASETS} == {
         "digits",
         "digit-dominoes",
+        "cifar-mnist-dominoes",
+        "npz",
         "fashion-mnist",
         "parquet",
         "imagefolder",

@@ -13,7 +13,10 @@ from torch import Tensor
 
 from lowland.core.errors import InputError
 from lowland.data.examples import Examples, Request, chosen_split
+from lowland.data.images import ImageData, Split, assemble
+from lowland.data.split import completed
 
+_ALL = ("x", "y")
 _PAIRS = {
     "train": ("xtr", "ytr"),
     "test": ("xte", "yte"),
@@ -55,6 +58,42 @@ def open_arrays(request: Request) -> Examples:
     )
 
 
+def read_arrays(name: str, seed: int) -> ImageData:
+    """Labelled images of ``npz:FILE``, arrays named as for `open_arrays`, in the order of the file.
+
+    Rows are counted through train, then validation, then test. What is missing is held out of
+    train within each class: 20% for test, 10% of the rest for validation.
+
+    Raises:
+        InputError: the file is not that, has no labels, or images that are not bytes.
+    """
+    location = name.partition(":")[2]
+    if not location:
+        raise InputError("data set 'npz:' lacks its file: npz:FILE")
+    path = Path(location).expanduser()
+    arrays, digest = read_npz(path)
+    rows = dict.fromkeys(_LONG, torch.arange(0))
+    parts: list[tuple[Tensor, Tensor]] = []
+    n = 0
+    for split, (x, y) in _scheme(path, set(arrays)).items():
+        images, largest = _images(path, x, arrays[x])
+        if largest != 255:
+            raise InputError(f"{path}: {x} holds floating-point values: store bytes to train on")
+        if y not in arrays:
+            raise InputError(f"{path} has no array {y!r} with the labels of {x!r}: store them")
+        parts.append((images, _labels(path, y, arrays[y], len(images))))
+        rows[split] = torch.arange(n, n := n + len(images))
+    images, labels = (torch.cat(part) for part in zip(*parts, strict=True))
+    rows, rule = completed(rows, labels, "from the arrays", seed=seed, name=str(path))
+    whole = Split(images, labels, torch.arange(n))
+    return assemble(
+        name,
+        **{split: whole.select(chosen) for split, chosen in rows.items()},
+        augmentation="shift-flip" if images.shape[1] == 3 else "shift",
+        source={"sha256": {path.name: digest}, "rule": rule, "split_seed": seed},
+    )
+
+
 def read_npz(path: Path) -> tuple[dict[str, Any], str]:
     """All arrays of an ``.npz`` file by name, and its SHA-256. Nothing is unpickled.
 
@@ -76,15 +115,19 @@ def read_npz(path: Path) -> tuple[dict[str, Any], str]:
 
 
 def _names(request: Request, names: set[str]) -> tuple[str, tuple[str, str]]:
-    for scheme in (_LONG, _PAIRS):
-        there = [split for split, (x, _) in scheme.items() if x in names]
-        if there:
-            split, _ = chosen_split(str(request.path), there, request.split, len(there))
-            return split, scheme[split]
-    if "x" in names:
-        return chosen_split(str(request.path), None, request.split, 0)[0], ("x", "y")
+    scheme = _scheme(request.path, names)
+    there = None if scheme["train"] == _ALL else list(scheme)
+    split, _ = chosen_split(str(request.path), there, request.split, len(scheme))
+    return split, scheme["train" if split == "all" else split]
+
+
+def _scheme(path: Path, names: set[str]) -> dict[str, tuple[str, str]]:
+    """Split -> its arrays, for the splits that are there; ``x`` and ``y`` alone are train."""
+    for scheme in (_LONG, _PAIRS, {"train": _ALL}):
+        if there := {split: pair for split, pair in scheme.items() if pair[0] in names}:
+            return there
     raise InputError(
-        f"{request.path} has no array 'x' or 'x_train' (it has {', '.join(sorted(names))}): "
+        f"{path} has no array 'x' or 'x_train' (it has {', '.join(sorted(names))}): "
         "store images as x, labels as y"
     )
 

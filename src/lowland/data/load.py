@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from lowland.core.errors import InputError, unknown
+from lowland.data.arrays import read_arrays
 from lowland.data.cifar import read_cifar
 from lowland.data.class_folders import read_class_folders
 from lowland.data.digit_dominoes import FORM as DIGIT_DOMINOES
@@ -16,18 +16,24 @@ from lowland.data.fashion_mnist import read_fashion_mnist
 from lowland.data.hub import read_hub
 from lowland.data.images import ImageData
 from lowland.data.parquet import read_parquet
+from lowland.data.picture_dominoes import FORM as PICTURE_DOMINOES
+from lowland.data.picture_dominoes import read_picture_dominoes
 from lowland.data.settings import Form, places_in
+from lowland.data.stamp import stamp
 
 DATASETS = {
     "digits": "1,797 grey 8x8 digits from scikit-learn; no download",
     "fashion-mnist": "70,000 grey 28x28 images, from Debian's package dataset-fashion-mnist",
     "fashion-mnist:FOLDER": "the same four IDX files in another folder (MNIST works too)",
     "parquet:PATH": "encoded images and labels in a Parquet file",
+    "npz:FILE": "images and labels as arrays of a NumPy file: x, y or x_train, y_train, ...",
     "imagefolder:FOLDER": "images of one size in folders by class; Tiny ImageNet's own layout too",
     "cifar:FOLDER": "CIFAR-10 or CIFAR-100 in the official files, python or binary version",
     "hf:NAME": "a data set of Hugging Face's library datasets, or of its hub",
     "digit-dominoes": "a digit 0 or 1 above a harder one, 16x8, annotated; no download",
     "digit-dominoes:SETTINGS": "with correlation=SHARE, easy=none, hard=odd or hard=3-8",
+    "cifar-mnist-dominoes:SETTINGS": "MNIST's 0 or 1 above CIFAR-10's automobile or truck, 64x32: "
+    "mnist=PATH,cifar=PATH, correlation=SHARE, easy=none",
 }
 """Names that `load` accepts, and what they stand for."""
 
@@ -38,12 +44,14 @@ _READERS: dict[str, Callable[[str, int], ImageData]] = {
     "parquet:": read_parquet,
     "imagefolder:": read_class_folders,
     "cifar:": read_cifar,
+    "npz:": read_arrays,
     "hf:": read_hub,
     "digit-dominoes": read_digit_dominoes,
     "digit-dominoes:": read_digit_dominoes,
+    "cifar-mnist-dominoes:": read_picture_dominoes,
 }
 
-_FORMS: dict[str, Form] = {form.kind: form for form in (DIGIT_DOMINOES,)}
+_FORMS: dict[str, Form] = {form.kind: form for form in (DIGIT_DOMINOES, PICTURE_DOMINOES)}
 """Kinds whose names have settings."""
 
 
@@ -110,11 +118,4 @@ def _read(name: str, seed: int, stamp: object) -> ImageData:
 def _stamp(name: str) -> object:
     """What changes when the files behind a name do."""
     kind, _, rest = name.partition(":")
-    named = places(name) if kind != "hf" else (rest.partition("@")[0],)
-    paths = [Path(place).expanduser() for place in named if place]
-    files = [f for p in paths for f in ([p] if p.is_file() else sorted(p.rglob("*")))]
-    return tuple(
-        (str(file.resolve()), stat.st_size, stat.st_mtime_ns, stat.st_ino)
-        for file in files
-        if file.is_file() and (stat := file.stat())
-    )
+    return stamp(places(name) if kind != "hf" else (rest.partition("@")[0],))

@@ -17,7 +17,7 @@ _OPENERS: dict[str, Callable[[Request], Examples]] = {
     "imagefolder:": open_folder,
     "npz:": open_arrays,
 }
-NAMES = tuple(sorted({*DATASETS, "npz:FILE"}))
+NAMES = tuple(sorted(DATASETS))
 """What `open_examples` opens."""
 
 

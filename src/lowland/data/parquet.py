@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,18 +34,40 @@ def read_parquet(name: str, seed: int) -> ImageData:
     if not location:
         raise InputError("data set 'parquet:' lacks its path: parquet:PATH")
     path = Path(location).expanduser()
+    splits, source = parquet_splits(path, seed)
+    grey = splits["train"].images.shape[1] == 1
+    return assemble(name, **splits, augmentation="shift" if grey else "shift-flip", source=source)
+
+
+def parquet_splits(
+    path: Path, seed: int, classes: Sequence[int] | None = None
+) -> tuple[dict[str, Split], dict[str, Any]]:
+    """The splits of a file for `read_parquet`, and the record of their source.
+
+    Args:
+        path: the file.
+        seed: of what is held out, of all classes whichever are kept.
+        classes: the labels whose images are decoded and kept; None for all.
+
+    Raises:
+        InputError: the file, or a row of it, is not that, or no row has such a label.
+    """
     content, digest = read_source(path, "name a Parquet file: parquet:PATH")
     table = _read_table(path, content)
     labels = _labels(path, table.column("label"))
     splits, rule = _rows(path, table, labels, seed)
-    pixels = torch.from_numpy(decode(path, encoded_images(path, table.column("image"))))
-    whole = Split(pixels, labels, torch.arange(len(labels)))
-    return assemble(
-        name,
-        **{key: whole.select(rows) for key, rows in splits.items()},
-        augmentation="shift-flip" if pixels.shape[1] == 3 else "shift",
-        source={"sha256": {path.name: digest}, "rule": rule, "split_seed": seed},
+    kept = torch.arange(len(labels))
+    if classes is not None:
+        kept = kept[torch.isin(labels, torch.tensor(classes))]
+        if not len(kept):
+            raise InputError(f"{path} has no images of label {' or '.join(map(str, classes))}")
+    encoded = encoded_images(path, table.column("image"))
+    pixels = decode(
+        path, [encoded[row] for row in kept.tolist()], where=lambda i: f"{path}: row {kept[i]}"
     )
+    whole = Split(torch.from_numpy(pixels), labels[kept], kept)
+    parts = {key: whole.select(torch.isin(kept, rows)) for key, rows in splits.items()}
+    return parts, {"sha256": {path.name: digest}, "rule": rule, "split_seed": seed}
 
 
 def _read_table(path: Path, content: bytes) -> Any:
