@@ -102,7 +102,10 @@ def test_sources_that_do_not_fit_are_named(mnist: Path, cifar: Path) -> None:
     marks = np.arange(20) % 2
     np.savez(mnist / "few.npz", xtr=x, ytr=marks, xte=x, yte=0 * marks)
     table = pq.read_table(pictures)
-    pq.write_table(table.slice(2, 6), cifar / "few.parquet")
+    pq.write_table(
+        table.filter([label % 8 != 1 for label in table["label"].to_pylist()]),
+        cifar / "few.parquet",
+    )
     for (first, second), message in {
         (file, mnist / "no"): f"data {mnist / 'no'}: no such file or folder: name an .npz",
         (pictures, pictures): "has images of 3x32x32, not 1x28x28: name the files of MNIST",

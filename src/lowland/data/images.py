@@ -67,8 +67,9 @@ class ImageData:
         augmentation: name of the policy that suits these images (`lowland.data.POLICIES`).
         fingerprint: SHA-256 over splits, labels, annotations, rows, policy, mean and std.
         source: plain record of the files' SHA-256, and of how the splits were made. Where one
-            annotation predicts the label in train by accident, ``core`` names the annotation that
-            is the label and ``spurious`` the accidental one.
+            annotation goes with the label in train by accident, ``spurious`` names it, and
+            ``core`` the one that the label is made of. ``values`` has names for the values of
+            annotations, where they have any.
     """
 
     name: str

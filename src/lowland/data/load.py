@@ -6,19 +6,16 @@ import functools
 from collections.abc import Callable, Sequence
 
 from lowland.core.errors import InputError, unknown
+from lowland.data.annotated import ANNOTATED
 from lowland.data.arrays import read_arrays
 from lowland.data.cifar import read_cifar
 from lowland.data.class_folders import read_class_folders
-from lowland.data.digit_dominoes import FORM as DIGIT_DOMINOES
-from lowland.data.digit_dominoes import read_digit_dominoes
 from lowland.data.digits import read_digits
 from lowland.data.fashion_mnist import read_fashion_mnist
 from lowland.data.hub import read_hub
 from lowland.data.images import ImageData
 from lowland.data.parquet import read_parquet
-from lowland.data.picture_dominoes import FORM as PICTURE_DOMINOES
-from lowland.data.picture_dominoes import read_picture_dominoes
-from lowland.data.settings import Form, places_in
+from lowland.data.settings import places_in
 from lowland.data.stamp import stamp
 
 DATASETS = {
@@ -30,10 +27,7 @@ DATASETS = {
     "imagefolder:FOLDER": "images of one size in folders by class; Tiny ImageNet's own layout too",
     "cifar:FOLDER": "CIFAR-10 or CIFAR-100 in the official files, python or binary version",
     "hf:NAME": "a data set of Hugging Face's library datasets, or of its hub",
-    "digit-dominoes": "a digit 0 or 1 above a harder one, 16x8, annotated; no download",
-    "digit-dominoes:SETTINGS": "with correlation=SHARE, easy=none, hard=odd or hard=3-8",
-    "cifar-mnist-dominoes:SETTINGS": "MNIST's 0 or 1 above CIFAR-10's automobile or truck, 64x32: "
-    "mnist=PATH,cifar=PATH, correlation=SHARE, easy=none",
+    **{kind.form.example: kind.described for kind in ANNOTATED.values()},
 }
 """Names that `load` accepts, and what they stand for."""
 
@@ -46,13 +40,8 @@ _READERS: dict[str, Callable[[str, int], ImageData]] = {
     "cifar:": read_cifar,
     "npz:": read_arrays,
     "hf:": read_hub,
-    "digit-dominoes": read_digit_dominoes,
-    "digit-dominoes:": read_digit_dominoes,
-    "cifar-mnist-dominoes:": read_picture_dominoes,
+    **{name: kind.read for kind in ANNOTATED.values() for name in kind.form.beginnings},
 }
-
-_FORMS: dict[str, Form] = {form.kind: form for form in (DIGIT_DOMINOES, PICTURE_DOMINOES)}
-"""Kinds whose names have settings."""
 
 
 def places(name: str) -> tuple[str, ...]:
@@ -62,8 +51,8 @@ def places(name: str) -> tuple[str, ...]:
         InputError: it has settings that do not fit.
     """
     kind, _, rest = name.partition(":")
-    if kind in _FORMS:
-        return places_in(name, _FORMS[kind])
+    if kind in ANNOTATED:
+        return places_in(name, ANNOTATED[kind].form)
     return (rest,) if rest and kind != "hf" else ()
 
 

@@ -50,6 +50,17 @@ class Form:
         parts = ([self.place] if self.place else []) + needed
         return f"{self.kind}:{','.join(parts)}" if parts else self.kind
 
+    @property
+    def optional(self) -> str:
+        """The settings that it may have besides."""
+        free = [(k, s) for k, s in self.settings.items() if not s.required]
+        return ", ".join(f"{key}={setting.words}" for key, setting in free)
+
+    @property
+    def beginnings(self) -> tuple[str, ...]:
+        """What a name begins with: the kind alone only where it needs nothing more."""
+        return (self.kind, f"{self.kind}:") if self.example == self.kind else (f"{self.kind}:",)
+
 
 @dataclass(frozen=True)
 class Named:
