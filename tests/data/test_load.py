@@ -94,6 +94,7 @@ def test_every_name_says_what_it_is() -> None:
         "cifar-mnist-dominoes",
         "npz",
         "colored-digits",
+        "domains",
         "colored-mnist",
         "rotated-digits",
         "rotated-mnist",

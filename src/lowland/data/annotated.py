@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from lowland.data import digit_domains, digit_dominoes, picture_dominoes
+from lowland.data import digit_domains, digit_dominoes, domain_folders, picture_dominoes
 from lowland.data.images import ImageData
 from lowland.data.settings import Form
 
@@ -53,6 +53,11 @@ _KINDS = (
         "digits turned by 0, 15, ... 75 degrees, one angle left out; no download",
     ),
     Kind(digit_domains.ROTATED_MNIST, digit_domains.read_rotated, "the same of MNIST"),
+    Kind(
+        domain_folders.FORM,
+        domain_folders.read_domains,
+        "images in DomainBed's folders DOMAIN/CLASS/IMAGE, or a Parquet file with domains",
+    ),
 )
 
 ANNOTATED = {kind.form.kind: kind for kind in _KINDS}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -53,6 +54,31 @@ def strata(split: Split) -> Tensor:
         return split.labels.cpu()
     numbers: Tensor = torch.unique(torch.stack(columns, 1).cpu(), dim=0, return_inverse=True)[1]
     return numbers
+
+
+def joint_rows(where: str, split: Split, counts: Mapping[str, int]) -> list[Tensor]:
+    """The rows of each joint value of some annotations, on the CPU; the last one varies fastest.
+
+    Args:
+        where: the split, for the message.
+        split: the rows.
+        counts: the annotations, and how many values each has.
+
+    Raises:
+        InputError: a joint value has no rows.
+    """
+    groups = []
+    for joint in itertools.product(*(range(count) for count in counts.values())):
+        mine = torch.ones(len(split), dtype=torch.bool)
+        for name, value in zip(counts, joint, strict=True):
+            mine &= split.annotations[name].cpu() == value
+        if not mine.any():
+            said = " and ".join(f"{n} = {v}" for n, v in zip(counts, joint, strict=True))
+            raise InputError(
+                f"{where} has no image with {said}: every combination is needed; add some"
+            )
+        groups.append(mine.nonzero().flatten())
+    return groups
 
 
 def _check(where: str, values: Tensor, n: int) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping
 
 import torch
@@ -10,6 +9,7 @@ from torch import Tensor
 
 from lowland.core.errors import InputError
 from lowland.core.seeds import generator
+from lowland.data.annotations import joint_rows
 from lowland.data.dominoes import MADE, balanced, halves_of
 from lowland.data.images import ImageData, Split
 
@@ -67,17 +67,7 @@ def equal_groups(
     Raises:
         InputError: a joint value has no rows.
     """
-    groups = []
-    for joint in itertools.product(*(range(count) for count in counts.values())):
-        mine = torch.ones(len(split), dtype=torch.bool)
-        for name, value in zip(counts, joint, strict=True):
-            mine &= split.annotations[name].cpu() == value
-        groups.append(mine.nonzero().flatten())
-        if not mine.any():
-            said = " and ".join(f"{n} = {v}" for n, v in zip(counts, joint, strict=True))
-            raise InputError(
-                f"{where} has no image with {said}: every combination is needed; add some"
-            )
+    groups = joint_rows(where, split, counts)
     m = min(len(rows) for rows in groups)
     drawn = [rows[torch.randperm(len(rows), generator=draws)[:m]] for rows in groups]
     return torch.cat(drawn).sort().values

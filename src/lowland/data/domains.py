@@ -48,9 +48,8 @@ def leave_one_out(
     """
     if len(domains) < 2:
         raise InputError(f"{name} has one domain, {domains[0]}: two or more are needed")
-    if test not in domains:
-        raise unknown(f"domain of {name.partition(':')[0]}", test, domains)
-    inside = whole.annotations["domain"] == list(domains).index(test)
+    left_out = number_of(test, f"domain of {name.partition(':')[0]}", domains)
+    inside = whole.annotations["domain"] == left_out
     rest = whole.select((~inside).nonzero().flatten())
     kept, held = hold_out(strata(rest), HELD_OUT, seed=seed, name=name)
     return assemble(
@@ -67,6 +66,17 @@ def leave_one_out(
             "split_seed": seed,
         },
     )
+
+
+def number_of(word: str, kind: str, words: Sequence[str]) -> int:
+    """The place of a word among some.
+
+    Raises:
+        InputError: it is none of them; the nearest one is named.
+    """
+    if word not in words:
+        raise unknown(kind, word, words)
+    return list(words).index(word)
 
 
 def dealt(labels: Tensor, domains: int, seed: int) -> Tensor:
