@@ -93,6 +93,8 @@ def test_every_name_says_what_it_is() -> None:
         "digit-dominoes",
         "cifar-mnist-dominoes",
         "npz",
+        "celeba",
+        "waterbirds",
         "colored-digits",
         "domains",
         "colored-mnist",

@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from lowland.data import digit_domains, digit_dominoes, domain_folders, picture_dominoes
+from lowland.data import (
+    celeba,
+    digit_domains,
+    digit_dominoes,
+    domain_folders,
+    picture_dominoes,
+    waterbirds,
+)
 from lowland.data.images import ImageData
 from lowland.data.settings import Form
 
@@ -58,6 +65,8 @@ _KINDS = (
         domain_folders.read_domains,
         "images in DomainBed's folders DOMAIN/CLASS/IMAGE, or a Parquet file with domains",
     ),
+    Kind(waterbirds.FORM, waterbirds.read_waterbirds, "Waterbirds in its official layout"),
+    Kind(celeba.FORM, celeba.read_celeba, "CelebA in its official layout"),
 )
 
 ANNOTATED = {kind.form.kind: kind for kind in _KINDS}
