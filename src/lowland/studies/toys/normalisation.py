@@ -84,10 +84,10 @@ def _growth(start: Tensor, hessians: Tensor, radii: Tensor, steps: int, lr: floa
 def _largest(start: Tensor, hessians: Tensor, radii: Tensor, steps: int, lr: float) -> Tensor:
     """sup_t ‖w_t‖ of SAM."""
     rows = Rows(start, radii, 1.0, lr=lr)
-    largest = start.norm(dim=1)
+    largest: Tensor = torch.linalg.vector_norm(start, dim=1)
     for _ in range(steps):
         rows.step(lambda w: quadratics(hessians, w))
-        largest = torch.maximum(largest, rows.now().norm(dim=1))
+        largest = torch.maximum(largest, torch.linalg.vector_norm(rows.now(), dim=1))
     return largest
 
 

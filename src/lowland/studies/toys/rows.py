@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -17,6 +18,7 @@ from lowland.optim.step import Step
 from lowland.optim.transforms import State
 
 GUARD = 1e-12
+LARGEST = 1e100
 
 Field = Callable[[Tensor], Tensor]
 """From points (runs, d) to the gradient of every run's own loss (runs, d)."""
@@ -88,6 +90,10 @@ class RowSGD(Optimizer):
 class Rows:
     """Runs side by side: their points are the rows of `points`.
 
+    A run whose gradient is not finite, or has an element above 1e100, has diverged: it stays where
+    it is, and `now` has NaN for it. (Left alone, its square would be infinite in the norm that the
+    engine takes over the whole tensor, and the engine would skip the step of all.)
+
     Args:
         start: (runs, d) where they begin.
         rho: ρ of every run.
@@ -98,6 +104,7 @@ class Rows:
     Attributes:
         points: the parameter.
         rho, share, lr: (runs, 1); ρ and η may be changed in place between steps.
+        lost: (runs, 1) whether a run has diverged.
         optimizer: the library's, over `RowSGD`.
     """
 
@@ -113,6 +120,7 @@ class Rows:
         runs = len(start)
         self.points = nn.Parameter(start.detach().clone().double())
         self.rho, self.share, self.lr = (_column(values, runs) for values in (rho, share, lr))
+        self.lost = torch.zeros(runs, 1, dtype=torch.bool)
         combine = None
         if kept is not None:
             combine = AddFirst(torch.tensor(kept, dtype=torch.float64).reshape(runs, 1))
@@ -130,14 +138,16 @@ class Rows:
 
         def closure() -> float:
             with torch.no_grad():
-                self.points.grad = field(self.points)
+                g = field(self.points)
+                self.lost |= ~(g.abs().amax(1, keepdim=True) < LARGEST)
+                self.points.grad = g.masked_fill(self.lost, 0.0)
             return 0.0
 
         self.optimizer.step(closure)
 
     def now(self) -> Tensor:
-        """(runs, d) a copy of the points."""
-        return self.points.detach().clone()
+        """(runs, d) a copy of the points, NaN where a run has diverged."""
+        return self.points.detach().masked_fill(self.lost, math.nan)
 
 
 def _column(values: Sequence[float] | Tensor | float, runs: int) -> Tensor:

@@ -222,7 +222,9 @@ class Problems:
     def draw(cls, seeds: Sequence[int], features: int, examples: int = EXAMPLES) -> Problems:
         """Random inputs on the sphere and random targets of variance 1."""
         draws = [torch.Generator().manual_seed(seed) for seed in seeds]
-        drawn = [torch.randn(examples, features + 1, dtype=torch.float64, generator=g) for g in draws]
+        drawn = [
+            torch.randn(examples, features + 1, dtype=torch.float64, generator=g) for g in draws
+        ]
         held = torch.stack(drawn)
         x, y = held[..., :-1], held[..., -1:]
         x = x / x.norm(dim=2, keepdim=True)

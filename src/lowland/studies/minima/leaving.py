@@ -1,0 +1,79 @@
+"""Whether USAM stays at minima that SGD has found, below and above the radius of the condition."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import torch
+
+from lowland.studies.minima.moments import matrices
+from lowland.studies.minima.networks import INPUTS, Shape, draw, interpolate, train
+from lowland.studies.minima.stability import critical_rho, within
+from lowland.studies.toys.rows import Rows
+
+Row = dict[str, float | int]
+
+FACTORS = (0.25, 0.5, 0.8, 1.5, 3.0, 6.0)
+"""Radii over the critical one."""
+
+
+def leaving(
+    *,
+    seed: int,
+    rho: float,
+    count: int,
+    units: int,
+    examples: int,
+    steps: int,
+    lr: float,
+    after: int,
+    distance: float = 1e-4,
+) -> Iterator[Row]:
+    """A row for every seed: what USAM does next to a minimum that SGD has found.
+
+    The end of SGD is moved to the minimum nearby that fits every example, the critical ρ is the
+    one at which λ_max E(I − ηH_i − ηρH_i²)² = 1 on the span of the examples' gradients, and USAM
+    starts at a random point of that span, `distance` away. ``grown/F``: log10 of the distance
+    within the span after over before at F times the critical ρ, root mean square over 8 orders.
+    ``below``: share of the F below 1 at which it is smaller.
+
+    Args:
+        seed: the first seed.
+        rho: not used.
+        count: seeds from the first one on.
+        units, examples: m and n.
+        steps: of SGD.
+        lr: η of both.
+        after: steps of USAM.
+        distance: of its start.
+    """
+    shape = Shape(INPUTS, units)
+    seeds = range(seed, seed + count)
+    problems = [draw(one, shape, examples, steps) for one in seeds]
+    trained = train(shape, problems, [(0.0, 0.0)], lr=lr, every=steps)
+    for i, (one, problem) in enumerate(zip(seeds, problems, strict=True)):
+        row: Row = {"rho": 0.0, "seed": one}
+        fit = interpolate(shape, trained.points[-1, i], problem)
+        basis = torch.linalg.qr(shape.jacobian(fit, problem.x).T)[0]
+        moments = within(matrices(shape, fit, problem), basis)
+        critical = critical_rho(moments, lr=lr)
+        row["critical"] = critical
+        if math.isfinite(critical):
+            draws = torch.Generator().manual_seed(one)
+            paths = 8
+            away = torch.randn(examples, generator=draws, dtype=torch.float64)
+            start = fit + distance * basis @ (away / away.norm())
+            radii = torch.tensor(FACTORS, dtype=torch.float64).repeat_interleave(paths) * critical
+            rows = Rows(start.expand(len(radii), -1), radii, 0.0, lr=lr)
+            for _ in range(after):
+                at = torch.randint(examples, (paths,), generator=draws).repeat(len(FACTORS))
+                x, y = problem.x[at], problem.y[at]
+                rows.step(lambda w, x=x, y=y: shape.gradient(w, x, y))  # type: ignore[misc]
+            gone = ((rows.now() - fit) @ basis).square().sum(1).nan_to_num(nan=1.0)
+            grown = (gone.reshape(len(FACTORS), paths).mean(1).sqrt() / distance).log10().tolist()
+            row |= {f"grown/{f:g}": value for f, value in zip(FACTORS, grown, strict=True)}
+            below = [value < 0 for f, value in zip(FACTORS, grown, strict=True) if f < 1]
+            above = [value > 0 for f, value in zip(FACTORS, grown, strict=True) if f > 1]
+            row |= {"below": sum(below) / len(below), "above": sum(above) / len(above)}
+        yield row
