@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from functools import partial
 
 import torch
 
@@ -69,7 +70,7 @@ def leaving(
             for _ in range(after):
                 at = torch.randint(examples, (paths,), generator=draws).repeat(len(FACTORS))
                 x, y = problem.x[at], problem.y[at]
-                rows.step(lambda w, x=x, y=y: shape.gradient(w, x, y))  # type: ignore[misc]
+                rows.step(partial(shape.gradient, x=x, y=y))
             gone = ((rows.now() - fit) @ basis).square().sum(1).nan_to_num(nan=1.0)
             grown = (gone.reshape(len(FACTORS), paths).mean(1).sqrt() / distance).log10().tolist()
             row |= {f"grown/{f:g}": value for f, value in zip(FACTORS, grown, strict=True)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -34,7 +35,7 @@ class Shape:
     def split(self, points: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """W (runs, m, d), b (runs, m), a (runs, m), c (runs, 1), as in `network`."""
         m, d = self.units, self.inputs
-        w, b, a, c = points.split([m * d, m, m, 1], dim=1)
+        w, b, a, c = torch.split(points, [m * d, m, m, 1], dim=1)
         return w.reshape(-1, m, d), b, a, c
 
     def outputs(self, points: Tensor, x: Tensor) -> Tensor:
@@ -167,5 +168,5 @@ def train(
         if step < total:
             at = order[:, step]
             own_x, own_y = x[runs, at], y[runs, at]
-            rows.step(lambda w, x=own_x, y=own_y: shape.gradient(w, x, y))  # type: ignore[misc]
+            rows.step(partial(shape.gradient, x=own_x, y=own_y))
     return Trained(tuple(steps), torch.stack(points), torch.stack(losses))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from lowland.studies.minima.stability import (
+    Moments,
     bounds,
     crossing,
     excess,
@@ -48,10 +50,8 @@ def one_dimension(
         h = 0.5 + 3.5 * torch.rand(curvatures, generator=draws, dtype=torch.float64)
         radius = uniform(0.02, 0.3, draws)
         moments = moments_of(h[:, None, None])
-        critical = crossing(lambda lr, m=moments, r=radius: excess(m, lr=lr, rho=r), 1e-9, 10.0)  # type: ignore[misc]
-        growth = [
-            simulated(h, f * critical, radius, particles, steps, draws) for f in FACTORS
-        ]
+        critical = crossing(partial(_excess, moments, radius), 1e-9, 10.0)
+        growth = [simulated(h, f * critical, radius, particles, steps, draws) for f in FACTORS]
         shares = bounds(moments, lr=0.999 * critical, rho=radius)
         yield {
             "rho": 0.0,
@@ -71,7 +71,7 @@ def simulated(
     rows = Rows(torch.ones(particles, 1), [rho] * particles, 0.0, lr=lr)
     for _ in range(steps):
         own = h[torch.randint(len(h), (particles, 1), generator=draws)]
-        rows.step(lambda w, own=own: own * w)  # type: ignore[misc]
+        rows.step(partial(torch.mul, own))
     return math.log(float(rows.now().square().mean())) / steps
 
 
@@ -105,10 +105,8 @@ def matrices(
         h = x[:, :, None] * x[:, None]
         radius = uniform(0.01, 0.1, draws)
         moments = moments_of(h)
-        enough = _first(lambda lr, m=moments, r=radius: excess(m, lr=lr, rho=r))  # type: ignore[misc]
-        exact = _first(
-            lambda lr, h=h, r=radius: second_moment_growth(h, lr=lr, rho=r) - 1  # type: ignore[misc]
-        )
+        enough = _first(partial(_excess, moments, radius))
+        exact = _first(partial(_growth, h, radius))
         off = published(moments, lr=enough, rho=radius) - _mean_square(h, enough, radius)
         written = expected(moments, lr=enough, rho=radius) - _mean_square(h, enough, radius)
         row: Row = {"rho": 0.0, "seed": one, "enough": enough, "exact": exact}
@@ -118,14 +116,21 @@ def matrices(
             apart = moments[k] - torch.linalg.matrix_power(moments[1], k)
             values = torch.linalg.eigvalsh(apart)
             row[f"indefinite/{k}"] = float(values[0] / values.abs().max())
-        for k, share in bounds(moments, lr=0.999 * enough, rho=radius).items():
-            row[f"share/{k}"] = share
+        shares = bounds(moments, lr=0.999 * enough, rho=radius)
+        row |= {f"share/{name}": share for name, share in shares.items()}
         yield row
 
 
-def _first(value: object) -> float:
+def _excess(moments: Moments, rho: float, lr: float) -> float:
+    return excess(moments, lr=lr, rho=rho)
+
+
+def _growth(hessians: Tensor, rho: float, lr: float) -> float:
+    return second_moment_growth(hessians, lr=lr, rho=rho) - 1
+
+
+def _first(value: Callable[[float], float]) -> float:
     """The η from 0 at which a condition is first violated."""
-    assert callable(value)
     high = 1e-3
     while value(high) <= 0:
         high *= 2

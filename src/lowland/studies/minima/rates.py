@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -64,7 +65,7 @@ def descents(
         if step < steps:
             at = order[:, step]
             own_x, own_y = x[runs, at], y[runs, at]
-            rows.step(lambda w, x=own_x, y=own_y: gradient(w, x, y))  # type: ignore[misc]
+            rows.step(partial(gradient, x=own_x, y=own_y))
 
 
 def gradient(w: Tensor, x: Tensor, y: Tensor) -> Tensor:
@@ -78,7 +79,7 @@ def least(x: Tensor, y: Tensor) -> Tensor:
     """(problems, 1) the smallest mean ½(xᵀw − y)²; 0 where there are as many features."""
     if x.shape[2] >= x.shape[1]:
         return torch.zeros(len(x), 1, dtype=x.dtype)
-    left = y - x @ torch.linalg.lstsq(x, y, driver="gelsd").solution
+    left: Tensor = y - x @ torch.linalg.lstsq(x, y, driver="gelsd").solution
     return left.square().mean(1) / 2
 
 
@@ -86,9 +87,7 @@ def _losses(points: Tensor, x: Tensor, y: Tensor) -> Tensor:
     return (points @ x.mT - y.mT).square().mean(2) / 2
 
 
-def _rows(
-    excess: Tensor, seeds: Sequence[int], radii: Sequence[float], step: int
-) -> Iterator[Row]:
+def _rows(excess: Tensor, seeds: Sequence[int], radii: Sequence[float], step: int) -> Iterator[Row]:
     for i, seed in enumerate(seeds):
         both = excess[i].reshape(2, len(radii)).tolist()
         for j, radius in enumerate(radii):

@@ -45,12 +45,13 @@ def published(moments: Moments, *, lr: float, rho: float) -> Tensor:
     h = moments[1]
     power = {k: torch.linalg.matrix_power(h, k) for k in (2, 3, 4)}
     inner = torch.eye(len(h), dtype=h.dtype) - lr * h - lr * rho * power[2]
-    return (
+    found: Tensor = (
         inner @ inner
         + lr * (lr - 2 * rho) * (moments[2] - power[2])
         + 2 * lr**2 * rho * (moments[3] - power[3])
         + (lr * rho) ** 2 * (moments[4] - power[4])
     )
+    return found
 
 
 def excess(moments: Moments, *, lr: float, rho: float) -> float:

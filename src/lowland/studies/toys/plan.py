@@ -52,7 +52,7 @@ _SIZES: Mapping[str, Mapping[str, int]] = {
     },
     "default": {
         "hyperbola": 500, "beale": 100_000, "drift": 20_000, "pl": 6_000, "sums": 4_000,
-        "particles": 2_000, "draws": 200, "epochs": 80,
+        "particles": 2_000, "draws": 200, "epochs": 60,
     },
     "paper": {
         "hyperbola": 500, "beale": 100_000, "drift": 20_000, "pl": 20_000, "sums": 20_000,
@@ -155,7 +155,9 @@ def _others(sizes: Mapping[str, int]) -> Iterator[Group]:
         yield group, ("unified:quadratic", settings)
     for (kind, decreasing), group in PL_SUMS.items():
         settings = {"steps": sizes["sums"], "points": 41, "decreasing": decreasing}
-        yield group, ("unified:finite_sum", {**settings, "kind": kind, "paths": 4})
+        # without interpolation the paths differ, and there are few features
+        paths = {"fits": 4, "does-not-fit": 16}[kind]
+        yield group, ("unified:finite_sum", {**settings, "kind": kind, "paths": paths})
     linear = {"draws": sizes["draws"], "bins": BINS}
     places = {"examples": EXAMPLES, "dimension": DIMENSION, "features": list(OVER)}
     yield FEATURES, ("membership:over_features", {**linear, **places})
