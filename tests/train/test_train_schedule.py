@@ -20,6 +20,12 @@ def test_step_falls_to_a_tenth_at_half_and_to_a_hundredth_at_nine_tenths() -> No
     assert rates("step", 10) == pytest.approx(expected, rel=1e-12)
 
 
+def test_halves_and_quarters_fall_by_tenths() -> None:
+    assert rates("halves", 8) == pytest.approx([0.2] * 4 + [0.02] * 2 + [0.002] * 2, rel=1e-12)
+    expected = [0.2 * 0.1**k for k in range(4) for _ in range(2)]
+    assert rates("quarters", 8) == pytest.approx(expected, rel=1e-12)
+
+
 def test_cosine_starts_at_the_rate_and_passes_half_of_it_in_the_middle() -> None:
     found = rates("cosine", 8)
     assert found[0] == 0.2

@@ -45,8 +45,9 @@ class Recipe(Stepped):
         lr: learning rate at the start.
         momentum: heavy-ball momentum of ``sgd``.
         weight_decay: weight decay of the base optimizer, on all parameters.
-        schedule: ``constant``, ``step`` (a tenth from 50% on, a hundredth from 90% on) or
-            ``cosine`` (down to 0).
+        schedule: ``constant``, ``step`` (a tenth from 50% on, a hundredth from 90% on),
+            ``halves`` (the same from 50% and 75% on), ``quarters`` (another tenth from 25%, 50% and
+            75% on) or ``cosine`` (down to 0).
         epochs: passes over the training images.
         batch_size: images per update; the last, incomplete batch of an epoch is left out.
         augment: augment training images as the data set asks for.

@@ -21,10 +21,22 @@ def cosine(fraction: float) -> float:
     return 0.5 * (1.0 + math.cos(math.pi * fraction))
 
 
+def halves(fraction: float) -> float:
+    """Factor 1, a tenth from half of training on, a hundredth from three quarters on."""
+    return 1.0 if fraction < 0.5 else 0.1 if fraction < 0.75 else 0.01
+
+
+def quarters(fraction: float) -> float:
+    """Factor 1, and another tenth of it from every quarter of training on."""
+    return 0.1 ** int(4 * fraction)
+
+
 SCHEDULES: dict[str, Callable[[float], float]] = {
     "constant": constant,
     "step": step,
     "cosine": cosine,
+    "halves": halves,
+    "quarters": quarters,
 }
 """Learning-rate factor by name, as a function of the fraction of training that is done."""
 
