@@ -1,0 +1,222 @@
+"""The runs of the study: stacks of networks, and recipes of residual networks at size paper."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from lowland.core.errors import InputError, unknown
+from lowland.studies.overparam.arms import MASKS, Arm, Measured, shown
+from lowland.studies.overparam.claims import claims
+from lowland.studies.overparam.drawings import figures, panels, tables
+from lowland.studies.overparam.sizes import (
+    RESNET,
+    RESNET_RADII,
+    RESNET_SEEDS,
+    RESNET_WIDTHS,
+    SIZES,
+    Size,
+)
+from lowland.studies.overparam.sweep import SWEEP
+from lowland.studies.recipes import all_rhos, at, own_settings
+from lowland.studies.study import Choice, Plan, Planned
+from lowland.train import Experiment
+
+if TYPE_CHECKING:
+    from lowland.data import ImageData
+
+_KINDS: Mapping[str, Any] = {
+    "epochs": int,
+    "batch_size": int,
+    "lr": float,
+    "momentum": float,
+    "weight_decay": float,
+    "schedule": str,
+    "held_out": float | None,
+    "limit": int | None,
+    "evaluations": int,
+}
+
+
+def plan(choice: Choice) -> Plan:
+    """Lay out every group on the data that was chosen.
+
+    Raises:
+        InputError: another method than SAM, unknown settings, or data that do not fit.
+    """
+    from lowland.data import load
+
+    if choice.method != "sam":
+        raise InputError(f"overparam trains stacks with sam, not with {choice.method}: see methods")
+    size = _changed(SIZES[choice.size], choice)
+    training = size.training
+    data = load(choice.data, limit=training["limit"], held_out=training["held_out"])
+    resnets = _resnet_groups(data) if choice.size == "paper" and _has_room(data) else {}
+    what = Measured(
+        inputs=data.shape[0] * data.shape[1] * data.shape[2],
+        classes=data.classes,
+        sizes=size.sizes,
+        noises=size.noises,
+        regularised=size.regularised,
+        sparsities=size.sparsities,
+        radii=size.radii,
+        resnets=tuple((count, group) for group, (_, count) in resnets.items()),
+    )
+    seeds = choice.seed_range(size.seeds)
+    runs = [
+        planned
+        for first in range(seeds.start, seeds.stop, size.together)
+        for planned in _stacks(choice, size, what, first, min(size.together, seeds.stop - first))
+    ]
+    runs += _solutions(choice, size, what, seeds)
+    runs += _resnets(choice, {group: width for group, (width, _) in resnets.items()})
+    return Plan(
+        runs=tuple(runs),
+        claims=claims(what),
+        panels=panels(what),
+        fingerprint=data.fingerprint,
+        notes=_notes(data, size, what),
+        figures=partial(figures, what=what),
+        tables=partial(tables, what=what),
+        aside=(*(what.extra(hidden) for hidden in size.sizes), *resnets),
+    )
+
+
+def _changed(size: Size, choice: Choice) -> Size:
+    """The size with what the caller set."""
+    from lowland.train.settings import parse
+
+    own, rest = own_settings(choice.overrides, _KINDS)
+    for setting in rest:
+        raise unknown("setting of overparam", setting.partition("=")[0].strip(), _KINDS)
+    changes = {key: parse(key, text, _KINDS[key]) for key, text in own.items()}
+    changed = dataclasses.replace(size, training={**size.training, **changes})
+    if choice.rhos is None:
+        return changed
+    radii = tuple(all_rhos(choice, ())[1:])
+    return dataclasses.replace(changed, radii=radii, sparse_radii=radii)
+
+
+def _arms(size: Size, what: Measured) -> Iterator[Arm]:
+    """Every kind of network, the dense twins of masked ones included."""
+    twins = [what.twin(s) for s in size.sparsities]
+    for hidden in dict.fromkeys([*size.sizes, *twins]):
+        yield Arm(hidden=hidden)
+    for noise in size.noises[1:]:
+        for hidden in size.sizes if noise == size.noises[-1] else size.few:
+            yield Arm(hidden=hidden, noise=noise)
+    for hidden in size.regularised:
+        yield Arm(hidden=hidden, noise=size.noises[-1], decay=True)
+    for mask in MASKS:
+        for sparsity in size.sparsities:
+            yield Arm(hidden=size.sizes[-1], mask=mask, sparsity=sparsity)
+
+
+def _stacks(
+    choice: Choice, size: Size, what: Measured, first: int, count: int
+) -> Iterator[Planned]:
+    for arm in _arms(size, what):
+        radii = size.sparse_radii if arm.mask else size.radii
+        yield _planned(choice, size, arm, arm.group, first, count, [0.0, *radii])
+
+
+def _solutions(choice: Choice, size: Size, what: Measured, seeds: range) -> Iterator[Planned]:
+    """Further seeds of plain training alone."""
+    start, stop = seeds.stop, seeds.start + size.solutions
+    if start >= stop:
+        return
+    for hidden in size.sizes:
+        arm = Arm(hidden=hidden)
+        yield _planned(choice, size, arm, what.extra(hidden), start, stop - start, [0.0])
+
+
+def _planned(
+    choice: Choice,
+    size: Size,
+    arm: Arm,
+    group: str,
+    first: int,
+    count: int,
+    radii: Sequence[float],
+) -> Planned:
+    settings = {
+        **size.training,
+        "count": count,
+        "radii": list(radii),
+        "hidden": list(arm.hidden),
+        "noise": arm.noise,
+        "data": choice.data,
+    }
+    if arm.decay:
+        settings["weight_decay"] = size.decay
+    if arm.mask:
+        settings |= {"mask": arm.mask, "sparsity": arm.sparsity}
+    if arm == Arm(hidden=arm.hidden):
+        settings |= {"products": size.products, "level": size.level}
+    place = choice.data.partition(":")[2]
+    files = (place,) if place and not choice.data.startswith("hf:") else ()
+    experiment = Experiment(
+        function=SWEEP,
+        settings=settings,
+        seed=first,
+        method="sam",
+        device=size.device,
+        files=files,
+    )
+    return Planned(group=group, recipe=experiment, many=True)
+
+
+def _has_room(data: ImageData) -> bool:
+    """Whether a ResNet-18 has colour images of 32 pixels or more to look at."""
+    return data.shape[0] == 3 and min(data.shape[1:]) >= 32
+
+
+def _resnet_groups(data: ImageData) -> dict[str, tuple[int, int]]:
+    """Width and number of parameters of the residual networks, by group."""
+    import torch
+
+    from lowland.models import create
+
+    found = {}
+    for width in RESNET_WIDTHS:
+        with torch.random.fork_rng(devices=[]):
+            net = create(RESNET["model"], shape=data.shape, classes=data.classes, width=width)
+        count = sum(p.numel() for p in net.parameters())
+        found[f"resnet18 width {width}"] = (width, count)
+    return found
+
+
+def _resnets(choice: Choice, widths: Mapping[str, int]) -> Iterator[Planned]:
+    from lowland.train import Recipe
+
+    for seed in choice.seed_range(RESNET_SEEDS):
+        for group, width in widths.items():
+            base = Recipe.from_mapping({**RESNET, "data": choice.data, "width": width})
+            for rho in all_rhos(choice, RESNET_RADII):
+                yield Planned(group=group, recipe=at(base, choice.method, rho, seed))
+
+
+def _notes(data: ImageData, size: Size, what: Measured) -> tuple[str, ...]:
+    training = size.training
+    sizes = f"{len(data.train)} train, {len(data.validation)} validation, {len(data.test)} test"
+    networks = ", ".join(f"{shown(h)} ({what.count(h)})" for h in what.sizes)
+    return (
+        f"Data: {data.name}, {sizes} images; one fixed split for all seeds, so intervals speak "
+        "about the randomness of training, not about the choice of images.",
+        f"Hidden layers (parameters): {networks}. Weights start as N(0, 1/fan-in), biases at 0.",
+        f"SGD with momentum {training['momentum']:g}, learning rate {training['lr']:g} "
+        f"({training['schedule']}), batch {training['batch_size']}, {training['epochs']} epochs, "
+        f"weight decay {training['weight_decay']:g}; groups with weight decay have "
+        f"{size.decay:g}. SAM moves all parameters.",
+        "Wrong labels are fixed at the start, another class each; validation and test labels are "
+        "clean. Gains are of validation errors as in the paper; those of test images are beside.",
+        f"Early stopping takes the evaluation with the lowest of {training['evaluations']} "
+        "validation errors, of SGD and of every ρ alike.",
+        f"λ_max: the largest Ritz value of {size.products} products with the Hessian of the train "
+        f"loss. Solutions at one train loss: at the end of the first epoch at or below "
+        f"{size.level:g}.",
+        "The claims on moments of Hessians and on the rate of convergence are overparam/minima; "
+        "other networks and data are overparam/workloads.",
+    )
