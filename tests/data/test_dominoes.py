@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -146,3 +150,12 @@ def test_a_value_without_pictures_is_named() -> None:
     }
     with pytest.raises(InputError, match="made: no test image has easy = 1: add images"):
         assemble_dominoes("made", parts, correlation=1.0, easy="shown", seed=0, source={})
+
+
+def test_the_code_of_the_page_runs() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "data.md").read_text("utf-8")
+    (code,) = re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+    names: dict[str, Any] = {}
+    exec(code, names)
+    assert set(names["probed"].errors) == {"easy", "hard"}
+    assert names["probed"].groups == 4

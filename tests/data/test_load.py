@@ -89,23 +89,26 @@ def test_importing_data_and_models_imports_no_reader() -> None:
 
 def test_every_name_says_what_it_is() -> None:
     assert {name.partition(":")[0] for name in DATASETS} == {
-        "digits",
-        "digit-dominoes",
-        "cifar-mnist-dominoes",
-        "npz",
         "celeba",
-        "waterbirds",
+        "cifar",
+        "cifar-mnist-dominoes",
         "colored-digits",
-        "domains",
         "colored-mnist",
+        "digit-dominoes",
+        "digits",
+        "domains",
+        "fashion-mnist",
+        "hf",
+        "imagefolder",
+        "npz",
+        "parquet",
         "rotated-digits",
         "rotated-mnist",
-        "fashion-mnist",
-        "parquet",
-        "imagefolder",
-        "cifar",
-        "hf",
+        "waterbirds",
     }
+    page = (Path(__file__).parents[2] / "docs" / "data.md").read_text("utf-8")
+    for name in DATASETS:
+        assert f"`{name}`" in page
     assert all(DATASETS.values())
 
 

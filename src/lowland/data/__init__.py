@@ -6,7 +6,7 @@ from lowland.data.clients import dirichlet_clients
 from lowland.data.decorrelated import decorrelated
 from lowland.data.examples import Examples, of_data
 from lowland.data.images import ImageData, Split
-from lowland.data.load import DATASETS, load, places
+from lowland.data.load import DATASETS, load, places, short_name
 from lowland.data.load_pairs import PAIRS, load_pairs
 from lowland.data.opening import open_examples
 from lowland.data.pairs import Pairs, PairSplit, assemble_pairs
@@ -34,4 +34,5 @@ __all__ = [
     "of_data",
     "open_examples",
     "places",
+    "short_name",
 ]

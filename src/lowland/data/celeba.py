@@ -32,8 +32,8 @@ def read_celeba(name: str, seed: int) -> ImageData:
     FOLDER has ``img_align_celeba`` with the aligned images, ``list_attr_celeba.txt`` (a number, the
     names of the attributes, then a line for each image: its file and 1 or -1 for each) and
     ``list_eval_partition.txt`` (file, then 0 train, 1 validation or 2 test), or the same as
-    ``.csv`` with a line of names. ``label`` and ``spurious`` are names of attributes, hair colour and sex
-    as they are annotated there unless told otherwise; they are the annotations. The splits are
+    ``.csv`` with a line of names. ``label`` and ``spurious`` are names of attributes, hair colour
+    and sex as annotated there unless told otherwise; they are the annotations. The splits are
     those of the list, in its order; groups are not equally often in them.
 
     Images (178x218) become squares of ``size`` pixels (64), each side resized for itself, without

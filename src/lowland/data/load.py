@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from lowland.core.errors import InputError, unknown
 from lowland.data.annotated import ANNOTATED
@@ -15,7 +16,7 @@ from lowland.data.fashion_mnist import read_fashion_mnist
 from lowland.data.hub import read_hub
 from lowland.data.images import ImageData
 from lowland.data.parquet import read_parquet
-from lowland.data.settings import places_in
+from lowland.data.settings import places_in, read_name
 from lowland.data.stamp import stamp
 
 DATASETS = {
@@ -54,6 +55,22 @@ def places(name: str) -> tuple[str, ...]:
     if kind in ANNOTATED:
         return places_in(name, ANNOTATED[kind].form)
     return (rest,) if rest and kind != "hf" else ()
+
+
+def short_name(name: str) -> str:
+    """A word for a data set, to name a folder by: no path, and the settings that it has.
+
+    >>> short_name("parquet:a/pets.parquet"), short_name("digit-dominoes:correlation=1,easy=none")
+    ('pets', 'digit-dominoes-correlation=1-easy=none')
+    """
+    kind, _, rest = name.partition(":")
+    if kind not in ANNOTATED:
+        return Path(rest).stem or kind
+    form = ANNOTATED[kind].form
+    named = read_name(name, form)
+    given = [f"{k}={v}" for k, v in named.given.items() if not form.settings[k].place]
+    place = [Path(named.place).stem] if named.place else []
+    return "-".join([kind, *place, *given]).replace("/", "+")
 
 
 def load(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from lowland.core.errors import InputError
 from lowland.core.files import locked, read_json, write_json
+from lowland.data import short_name
 from lowland.studies.study import Choice, Study
 
 MARKER = "study.json"
@@ -16,8 +17,7 @@ MARKER = "study.json"
 def default_folder(study: Study, choice: Choice) -> Path:
     """``runs/STUDY-DATA-SIZE``, with the setting where it is not the usual one."""
     name = study.name.replace("/", "-")
-    data = choice.data.partition(":")
-    file = Path(data[2]).stem or data[0]
+    file = short_name(choice.data)
     setting = "" if choice.setting == study.setting else f"-{choice.setting}"
     exact = "-exact" if choice.exact else ""
     return Path("runs") / f"{name}-{file}-{choice.size}{setting}{exact}"
