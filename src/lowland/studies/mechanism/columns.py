@@ -15,6 +15,10 @@ HEAD, HEAD_PHANTOM = "head-share/hard", "head-share-phantom/hard"
 RATIO = "log-ratio-shift"
 CORNER_SGD, CORNER_LSAM = "corner/sgd", "corner/lsam"
 LORENZ, LORENZ_PHANTOM = "lorenz", "lorenz-phantom"
+ALONE = "toy, hard alone"
+"""The group of plain training on the toy's hard feature alone, which is the same at every
+correlation."""
+
 POINTS = 21
 """Points of the Lorenz curves."""
 
@@ -51,11 +55,6 @@ class Place:
     def sam(self) -> str:
         """The group of SAM on all parameters."""
         return f"{self.name}, sam"
-
-    @property
-    def alone(self) -> str:
-        """The group of plain training on the hard feature alone."""
-        return f"{self.name}, hard alone"
 
 
 def of(arm: str, column: str) -> str:

@@ -187,9 +187,11 @@ def sam_runs(
             part: Work = part,
             places: list[tuple[int, float]] = places,
             measured: torch.Tensor = measured,
+            steps: int = steps,
             rows: list[Row] = rows,
         ) -> None:
-            for (one, radius), row in zip(places, read(networks, part.data, measured), strict=True):
+            found = read(networks, part.data, measured, end=step == steps)
+            for (one, radius), row in zip(places, found, strict=True):
                 rows.append({"rho": radius, "seed": one, STEP: step, **row})
 
         train(

@@ -32,7 +32,7 @@ def corner(runs: Runs, places: tuple[Place, ...], column: str) -> Finding:
 
 def under_learned(runs: Runs, place: Place) -> Finding:
     """Hard-feature probe error of plain training on both features minus that on the hard alone."""
-    both, alone = place.sam, place.alone
+    both, alone = place.sam, columns.ALONE
     seeds = sorted(set(runs.whole_seeds(both, [0.0])) & set(runs.whole_seeds(alone, [0.0])))
     if not seeds:
         raise NotMeasuredError("the hard feature alone was not trained on")

@@ -9,7 +9,7 @@ from typing import Any
 from lowland.core.errors import InputError
 from lowland.studies.balance.plan import DATA, changed, with_settings
 from lowland.studies.mechanism.claims import claims
-from lowland.studies.mechanism.columns import Place
+from lowland.studies.mechanism.columns import ALONE, Place
 from lowland.studies.mechanism.drawings import figures, panels, tables
 from lowland.studies.mechanism.experiment import ARMS_RUNS, SAM_RUNS, TOY
 from lowland.studies.mechanism.toy import SIZES as TOY_SIZES
@@ -25,7 +25,7 @@ _RHOS = {"smoke": (0.3,), "default": (0.1, 0.3, 1.0), "paper": (0.05, 0.1, 0.2, 
 _TOGETHER = 5
 _SIZES: Mapping[str, Mapping[str, Any]] = {
     "smoke": {"epochs": 2, "evaluations": 2, "width": 8, "toy_epochs": 1},
-    "default": {"epochs": 30, "evaluations": 5, "width": 32, "toy_epochs": 40},
+    "default": {"epochs": 30, "evaluations": 4, "width": 32, "toy_epochs": 30},
     "paper": {"epochs": 60, "evaluations": 10, "width": 64, "toy_epochs": 80},
 }
 _COMMON = {"lr": 0.05, "toy_lr": 0.1, "batch_size": 64}
@@ -99,9 +99,9 @@ def _runs(choice: Choice, where: tuple[Place, ...], sizes: Mapping[str, Any]) ->
             }
             yield _planned(place.name, ARMS_RUNS, first, common | {"radii": radii})
             yield _planned(place.sam, SAM_RUNS, first, common | {"radii": whole, "alone": False})
-            if place.network == TOY:
+            if place is where[0]:  # a toy
                 alone = {"radii": [0.0], "alone": True}
-                yield _planned(place.alone, SAM_RUNS, first, common | alone)
+                yield _planned(ALONE, SAM_RUNS, first, common | alone)
 
 
 def _planned(group: str, function: str, first: int, settings: Mapping[str, Any]) -> Planned:

@@ -28,7 +28,7 @@ def read(stack: Stack, data: Annotated, rho: Tensor, *, end: bool = False) -> li
         stack: the networks.
         data: the examples.
         rho: (K,) radius of the phantom of each.
-        end: add Lorenz curves.
+        end: add Lorenz curves, and the probe of the simple feature.
     """
     parts = {name: getattr(data, name) for name in ("train", "validation", "test", "probing")}
     features = {name: stack(part.x, method="features") for name, part in parts.items()}
@@ -36,7 +36,7 @@ def read(stack: Stack, data: Annotated, rho: Tensor, *, end: bool = False) -> li
     named = _losses(data, head, features)
     there = phantom(features["train"], head, data.train.y.expand(stack.size, -1), rho)
     named |= _uniformity(data, features["train"], head, there, end=end)
-    named |= _leaning(features["probing"], data.probing.notes, head, there)
+    named |= leaning(features["probing"], data.probing.notes, head, there)
     rows = [{name: float(values[k]) for name, values in named.items()} for k in range(stack.size)]  # type: list[Row]
     for k, row in enumerate(rows):
         fitted, asked = (
@@ -45,7 +45,8 @@ def read(stack: Stack, data: Annotated, rho: Tensor, *, end: bool = False) -> li
         )
         if bool(fitted.features.isfinite().all() and asked.features.isfinite().all()):
             (row[columns.HARD],) = probing_errors(HARD, fitted, asked)
-            (row[columns.EASY],) = probing_errors(EASY, fitted, asked)
+            if end:
+                (row[columns.EASY],) = probing_errors(EASY, fitted, asked)
     return rows
 
 
@@ -87,7 +88,7 @@ def _uniformity(
     return found
 
 
-def _leaning(
+def leaning(
     features: Tensor, notes: Mapping[str, Tensor], head: Head, there: Head
 ) -> dict[str, Tensor]:
     """How the weight of the head is shared between the features, at v and at ṽ.
