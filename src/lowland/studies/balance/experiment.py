@@ -103,7 +103,5 @@ def log_steps(steps: int, count: int) -> list[int]:
     >>> log_steps(1000, 3)
     [0, 10, 100, 1000]
     """
-    places = {steps}
-    for k in range(count):
-        places.add(max(round(steps * 100 ** (k / max(count - 1, 1) - 1)), 1))
-    return [0, *sorted(places)]
+    inner = [steps * 100 ** (k / (count - 1) - 1) for k in range(count - 1)]
+    return [0, *sorted({steps, *(max(round(place), 1) for place in inner)})]

@@ -59,7 +59,7 @@ def shares(stack: Stack, train: Part, probing: Part, rho: Tensor) -> Shares:
     Cost: two passes over `train` and two over `probing`, with gradients.
     """
     g = _gradient(stack, stack.parameters, train)
-    norm = torch.stack([t.flatten(1).square().sum(1) for t in g.values()]).sum(0).sqrt()
+    norm = inner(g, g).sqrt()
     scale = rho / (norm + GUARD)
     there = {n: p + _wide(scale, p) * g[n] for n, p in stack.parameters.items()}
     u = _gradient(stack, there, train)
@@ -77,7 +77,7 @@ def _share(slopes: Mapping[str, Gradient], direction: Gradient) -> Tensor:
 
 def inner(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> Tensor:
     """(K,) inner product over all parameters of each network."""
-    return torch.stack([(first[n] * second[n]).flatten(1).sum(1) for n in first]).sum(0)
+    return torch.stack([_rows(first[n] * second[n]).sum(1) for n in first]).sum(0)
 
 
 def _effect(stack: Stack, part: Part, values: Tensor) -> tuple[Tensor, Gradient]:
@@ -122,6 +122,11 @@ def _pieces(stack: Stack, n: int) -> list[slice]:
     """Rows that are looked at together."""
     each = max(ROWS // stack.size, 1)
     return [slice(start, start + each) for start in range(0, n, each)]
+
+
+def _rows(tensor: Tensor) -> Tensor:
+    """(K, everything else)."""
+    return tensor.reshape(len(tensor), -1)
 
 
 def _wide(values: Tensor, like: Tensor) -> Tensor:
