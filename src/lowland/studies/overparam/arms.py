@@ -105,7 +105,8 @@ class Measured:
         sparsities: of the masks on the largest network.
         resnets: groups of the residual networks by number of parameters, ascending; none where
             they are not trained.
-        radii: every ρ > 0 of the dense grid, ascending.
+        radii: every ρ > 0 of the dense grid on clean labels, ascending.
+        sparse_radii: those of masked networks.
     """
 
     inputs: int
@@ -115,6 +116,7 @@ class Measured:
     regularised: Sequence[Hidden]
     sparsities: Sequence[float]
     radii: Sequence[float]
+    sparse_radii: Sequence[float]
     resnets: Sequence[tuple[int, str]] = ()
 
     @property

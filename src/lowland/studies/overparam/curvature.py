@@ -6,6 +6,8 @@ together by plain Lanczos with so many products, without a certificate.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
@@ -20,7 +22,13 @@ _TINY = 1e-12
 
 
 def largest_eigenvalues(
-    stack: Stack, inputs: Tensor, labels: Tensor, *, products: int = 12, seed: int = 0
+    stack: Stack,
+    inputs: Tensor,
+    labels: Tensor,
+    *,
+    products: int = 12,
+    parameters: Mapping[str, Tensor] | None = None,
+    seed: int = 0,
 ) -> Tensor:
     """(K,) λ_max of the Hessian of each network's mean cross-entropy, from below.
 
@@ -32,6 +40,7 @@ def largest_eigenvalues(
         inputs: (n, ...) the examples, the same for all networks.
         labels: (n,) or (K, n).
         products: products with the Hessian.
+        parameters: name -> (K, ...) weights to look at in place of the stack's own.
         seed: of the start vector.
 
     Returns:
@@ -41,17 +50,19 @@ def largest_eigenvalues(
     each network are held.
     """
     size = max(1, ROWS // len(inputs))
-    labels = labels.expand(stack.size, len(inputs))
+    weights = stack.parameters if parameters is None else parameters
+    count = len(next(iter(weights.values())))
+    labels = labels.expand(count, len(inputs))
     parts = [
         _lanczos(
             stack,
-            {name: p[first : first + size] for name, p in stack.parameters.items()},
+            {name: p[first : first + size] for name, p in weights.items()},
             inputs,
             labels[first : first + size],
             min(products, stack.parameter_count),
             seed,
         )
-        for first in range(0, stack.size, size)
+        for first in range(0, count, size)
     ]
     return torch.cat(parts)
 

@@ -60,8 +60,12 @@ def figures(runs: Runs, what: Measured) -> list[Drawing | HeatMap]:
     found: list[Drawing | HeatMap] = []
     for make in makers:
         with contextlib.suppress(NotMeasuredError):
-            found.extend(make(runs, what))
+            found += [drawing for drawing in make(runs, what) if _shows(drawing)]
     return found
+
+
+def _shows(drawing: Drawing | HeatMap) -> bool:
+    return isinstance(drawing, HeatMap) or any(line.x for line in drawing.lines)
 
 
 def _line(name: str, places: Sequence[tuple[float, Effects]], *, power: bool = False) -> Line:

@@ -18,7 +18,7 @@ from lowland.studies.overparam.gains import (
     slopes,
 )
 from lowland.studies.overparam.slopes import best_radius
-from lowland.studies.runs import NotMeasuredError, Run, Runs
+from lowland.studies.runs import NotMeasuredError, Runs
 from lowland.studies.study import Effects, Finding
 
 Places = Sequence[tuple[int, str]]
@@ -183,14 +183,15 @@ def sparse_gain(runs: Runs, what: Measured, mask: str) -> Finding:
     def of(sparsity: float, read: Read = at_end, column: str = VALIDATION) -> Effects:
         arm = Arm(hidden=what.widest, mask=mask, sparsity=sparsity)
         dense = Arm(hidden=what.twin(sparsity))
+        same = what.sparse_radii
         return minus(
-            Tuned.of(runs, arm.group, read).gain(column),
-            Tuned.of(runs, dense.group, read).gain(column),
+            Tuned.of(runs, arm.group, read, among=same).gain(column),
+            Tuned.of(runs, dense.group, read, among=same).gain(column),
         )
 
     def over_wide(sparsity: float) -> Effects:
         arm = Arm(hidden=what.widest, mask=mask, sparsity=sparsity)
-        wide = Tuned.of(runs, Arm(hidden=what.widest).group)
+        wide = Tuned.of(runs, Arm(hidden=what.widest).group, among=what.sparse_radii)
         return minus(Tuned.of(runs, arm.group).gain(), wide.gain())
 
     every = list(what.sparsities)
@@ -284,8 +285,3 @@ def resnet_gain_grows(runs: Runs, what: Measured) -> Finding:
 def reinforcement_learning(runs: Runs) -> Finding:
     """Nothing here learns by reinforcement."""
     raise NotMeasuredError("the agents and games of the paper are not part of this library")
-
-
-def lowest_validation(run: Run) -> float:
-    """The lowest validation error over training."""
-    return early_stopped(run, VALIDATION)

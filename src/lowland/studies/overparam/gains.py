@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from lowland.studies.effects import choose_left_out, common_level, mean, value_at_level
@@ -46,7 +46,15 @@ class Tuned:
     chosen: Mapping[int, float]
 
     @classmethod
-    def of(cls, runs: Runs, group: str, read: Read = at_end, *, or_none: bool = False) -> Tuned:
+    def of(
+        cls,
+        runs: Runs,
+        group: str,
+        read: Read = at_end,
+        *,
+        or_none: bool = False,
+        among: Collection[float] | None = None,
+    ) -> Tuned:
         """Choose.
 
         Args:
@@ -54,6 +62,7 @@ class Tuned:
             group: their name.
             read: when a run is read.
             or_none: let ρ = 0 be chosen too.
+            among: the ρ > 0 that may be chosen; None for all.
 
         Raises:
             NotMeasuredError: a ρ or a second seed is missing.
@@ -62,7 +71,7 @@ class Tuned:
         errors = {
             rho: {s: read(runs.run(group, rho, s), VALIDATION) for s in runs.seeds(group)}
             for rho in rhos
-            if rho or or_none
+            if (or_none if rho == 0 else among is None or rho in among)
         }
         chosen = choose_left_out(errors)
         if not chosen:

@@ -17,6 +17,7 @@ from lowland.studies.overparam.sizes import (
     RESNET_SEEDS,
     RESNET_WIDTHS,
     SIZES,
+    SMALL,
     Size,
 )
 from lowland.studies.overparam.sweep import SWEEP
@@ -62,14 +63,11 @@ def plan(choice: Choice) -> Plan:
         regularised=size.regularised,
         sparsities=size.sparsities,
         radii=size.radii,
+        sparse_radii=size.sparse_radii,
         resnets=tuple((count, group) for group, (_, count) in resnets.items()),
     )
     seeds = choice.seed_range(size.seeds)
-    runs = [
-        planned
-        for first in range(seeds.start, seeds.stop, size.together)
-        for planned in _stacks(choice, size, what, first, min(size.together, seeds.stop - first))
-    ]
+    runs = [*_stacks(choice, size, what, seeds)]
     runs += _solutions(choice, size, what, seeds)
     runs += _resnets(choice, {group: width for group, (width, _) in resnets.items()})
     return Plan(
@@ -96,7 +94,7 @@ def _changed(size: Size, choice: Choice) -> Size:
     if choice.rhos is None:
         return changed
     radii = tuple(all_rhos(choice, ())[1:])
-    return dataclasses.replace(changed, radii=radii, sparse_radii=radii)
+    return dataclasses.replace(changed, radii=radii, noisy_radii=radii, sparse_radii=radii)
 
 
 def _arms(size: Size, what: Measured) -> Iterator[Arm]:
@@ -114,12 +112,21 @@ def _arms(size: Size, what: Measured) -> Iterator[Arm]:
             yield Arm(hidden=size.sizes[-1], mask=mask, sparsity=sparsity)
 
 
-def _stacks(
-    choice: Choice, size: Size, what: Measured, first: int, count: int
-) -> Iterator[Planned]:
-    for arm in _arms(size, what):
-        radii = size.sparse_radii if arm.mask else size.radii
-        yield _planned(choice, size, arm, arm.group, first, count, [0.0, *radii])
+def _stacks(choice: Choice, size: Size, what: Measured, seeds: range) -> Iterator[Planned]:
+    """Some seeds after the others, so that a study that stops early has whole seeds."""
+    twice = 2 * size.together
+    for start in range(seeds.start, seeds.stop, twice):
+        stop = min(start + twice, seeds.stop)
+        for arm in _arms(size, what):
+            together = twice if max(arm.hidden) <= SMALL else size.together
+            for first in range(start, stop, together):
+                count = min(together, stop - first)
+                yield _planned(choice, size, arm, arm.group, first, count, _radii(size, arm))
+
+
+def _radii(size: Size, arm: Arm) -> list[float]:
+    radii = size.sparse_radii if arm.mask else size.noisy_radii if arm.noise else size.radii
+    return [0.0, *radii]
 
 
 def _solutions(choice: Choice, size: Size, what: Measured, seeds: range) -> Iterator[Planned]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from lowland.studies.overparam.arms import Hidden, scaled
 
+SMALL = 64
 SOLUTIONS = 30
 """Plain solutions of a size whose λ_max is looked at."""
 DIGITS = (6, 12, 27, 46, 74, 133, 200)
@@ -27,10 +28,13 @@ class Size:
         regularised: networks with more weight decay too.
         decay: that weight decay.
         sparsities: of masks on the largest network.
-        radii: ρ > 0.
-        sparse_radii: ρ > 0 of the masked networks.
+        radii: ρ > 0 of the dense networks on clean labels.
+        noisy_radii: those of all with wrong labels.
+        sparse_radii: those of the masked networks, and of the dense ones that they are held
+            against.
         seeds: how many.
-        together: seeds in one stack.
+        together: seeds in one stack, of networks with more than `SMALL` units in a layer; twice as
+            many of others.
         solutions: plain solutions of every dense network.
         products, level: of the eigenvalues (`sweep`).
         training: settings of the training.
@@ -44,6 +48,7 @@ class Size:
     decay: float
     sparsities: Sequence[float]
     radii: Sequence[float]
+    noisy_radii: Sequence[float]
     sparse_radii: Sequence[float]
     seeds: int
     together: int
@@ -69,6 +74,7 @@ SIZES: Mapping[str, Size] = {
         decay=5e-3,
         sparsities=(0.8,),
         radii=(0.1, 0.2),
+        noisy_radii=(0.1, 0.2),
         sparse_radii=(0.1, 0.2),
         seeds=2,
         together=2,
@@ -93,11 +99,12 @@ SIZES: Mapping[str, Size] = {
         decay=5e-3,
         sparsities=(0.5, 0.8, 0.95),
         radii=(0.05, 0.1, 0.2, 0.4, 0.8, 1.6),
-        sparse_radii=(0.1, 0.2, 0.4, 0.8),
+        noisy_radii=(0.05, 0.1, 0.2, 0.4, 0.8),
+        sparse_radii=(0.05, 0.1, 0.2, 0.4),
         seeds=10,
         together=5,
         solutions=SOLUTIONS,
-        products=12,
+        products=10,
         level=0.05,
         training={
             **_PUBLISHED,
@@ -105,7 +112,7 @@ SIZES: Mapping[str, Size] = {
             "schedule": "cosine",
             "held_out": 0.55,
             "limit": None,
-            "evaluations": 10,
+            "evaluations": 12,
         },
     ),
     "paper": Size(
@@ -116,6 +123,7 @@ SIZES: Mapping[str, Size] = {
         decay=1e-3,
         sparsities=(0.5, 0.8, 0.9, 0.95),
         radii=(0.01, 0.02, 0.05, 0.1, 0.2, 0.4),
+        noisy_radii=(0.01, 0.02, 0.05, 0.1, 0.2, 0.4),
         sparse_radii=(0.01, 0.02, 0.05, 0.1, 0.2, 0.4),
         seeds=10,
         together=5,

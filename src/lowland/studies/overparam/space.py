@@ -12,7 +12,6 @@ from lowland.studies.overparam.columns import (
     DISTANCE,
     LAMBDA,
     LEVEL_LAMBDA,
-    LEVEL_LOSS,
     TRAVELLED,
 )
 from lowland.studies.overparam.findings import growth
@@ -51,13 +50,11 @@ def solution_space(runs: Runs, what: Measured) -> Finding:
     places = [math.log10(what.count(hidden)) for hidden in there]
     spreads = [deviations(values) for values in there.values()]
     words = ", ".join(f"{shown(h)} {statistics.stdev(v.values()):.2f}" for h, v in there.items())
-    losses = [run.final(LEVEL_LOSS) for h in there for run in solutions(runs, what, h).values()]
     left = [shown(h) for h in what.sizes if h not in there]
     more = f" Not at that loss with every seed: {', '.join(left)}." if left else ""
-    at = f" Mean train loss there {mean(losses):.3f}." if losses else ""
     return Finding(
         effects=slopes(places, spreads),
-        detail=f"Standard deviations of ln λ_max: {words}.{at}{more}",
+        detail=f"Standard deviations of ln λ_max: {words}.{more}",
         beside={"at the end of training": _spread_at_end(runs, what)},
     )
 

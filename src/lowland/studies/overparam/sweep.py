@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from lowland.core.errors import InputError
 from lowland.core.seeds import generator
@@ -15,6 +14,7 @@ from lowland.data import load
 from lowland.studies.methods.experiments.training import network
 from lowland.studies.overparam.arms import RANDOM, SNIP
 from lowland.studies.overparam.curvature import largest_eigenvalues
+from lowland.studies.overparam.level import Crossing, losses
 from lowland.studies.overparam.masks import Masks, random_masks, snip_masks
 from lowland.train.history import Row
 from lowland.train.schedule import evaluation_steps
@@ -54,10 +54,11 @@ def sweep(
 
     The last row of a run also has ``distance``, how far its end is from the end of plain training
     of the same seed, ``travelled``, how far that one is from its start, and with `products`
-    ``lambda_max``, the largest eigenvalue of the Hessian of the train loss; with `level` also
-    ``level/lambda_max``, ``level/loss`` and ``level/epoch`` at the end of the first epoch whose
-    train loss is at that level or below, where there is one. A network whose gradient was not
-    finite has NaN from then on.
+    ``lambda_max``, the largest eigenvalue of the Hessian of the train loss. With `level` it also
+    has, if the train loss came down to that, ``level/lambda_max`` there and ``level/epoch``, when:
+    between the ends of the last epoch above and of the first one at or below, ln λ_max is
+    interpolated linearly in ln of the loss. A network whose gradient was not finite has NaN from
+    then on.
 
     Args:
         seed: the first seed, of initialisation, wrong labels, masks and order.
@@ -99,10 +100,11 @@ def sweep(
         examples=examples,
         labels=labels,
         evaluated=evaluation_steps(each * epochs, evaluations),
-        level=level if products else 0.0,
         start={name: p.clone() for name, p in stack.parameters.items()},
+        crossing=Crossing(stack, level) if products and level else None,
     )
-    times = set(log.evaluated) | (set(range(0, each * epochs + 1, each)) if log.level else set())
+    ends = range(0, each * epochs + 1, each) if log.crossing else ()
+    times = {*log.evaluated, *ends}
     trained = train(
         stack, examples.train[0], labels, plan, masks=masks, evaluate_at=times, on_evaluation=log
     )
@@ -195,40 +197,24 @@ class _Log:
     examples: Examples
     labels: Tensor
     evaluated: Sequence[int]
-    level: float
     start: dict[str, Tensor]
+    crossing: Crossing | None
     rows: list[tuple[int, dict[str, Tensor]]] = field(default_factory=list)
-    there: dict[str, Tensor] = field(default_factory=dict)
-    reached: Tensor = field(init=False)
-    loss_there: Tensor = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.reached = torch.full((len(self.labels),), -1, device=self.labels.device)
-        self.loss_there = torch.full_like(self.reached, torch.nan, dtype=torch.float32)
 
     def __call__(self, step: int, stack: Stack) -> None:
-        inputs = self.examples.train[0]
-        logits = stack(inputs)
-        loss = cross_entropy(logits.flatten(0, 1), self.labels.flatten(), reduction="none")
-        loss = loss.view_as(self.labels).mean(1)
-        if self.level:
-            self._look_at_level(step, stack, loss)
+        x = self.examples.train[0]
+        if self.crossing:
+            self.crossing.look(step, stack, x, self.labels)
         if step in self.evaluated:
-            values = {"train/loss": loss, "train/error": _error(logits, self.labels)}
+            logits = stack(x)
+            values = {
+                "train/loss": losses(logits, self.labels),
+                "train/error": _error(logits, self.labels),
+            }
             for name in ("validation", "test"):
                 x, y = getattr(self.examples, name)
                 values[f"{name}/error"] = _error(stack(x), y)
             self.rows.append((step, values))
-
-    def _look_at_level(self, step: int, stack: Stack, loss: Tensor) -> None:
-        """Keep the weights of networks that are at the level for the first time."""
-        new = (loss <= self.level) & (self.reached < 0)
-        if not self.there:
-            self.there = {name: p.clone() for name, p in stack.parameters.items()}
-        for name, p in stack.parameters.items():
-            self.there[name][new] = p[new]
-        self.reached[new] = step
-        self.loss_there[new] = loss[new]
 
     def at_end(
         self,
@@ -251,30 +237,10 @@ class _Log:
             x, y = self.examples.train[0][:examples], self.labels[:, :examples]
             for k, value in enumerate(largest_eigenvalues(stack, x, y, products=products)):
                 found[k]["lambda_max"] = float(value)
-            self._add_level(found, stack, x, y, products, each)
+            if self.crossing:
+                for k, (time, value) in self.crossing.sharpness(stack, x, y, products).items():
+                    found[k] |= {"level/lambda_max": value, "level/epoch": time / each}
         return found
-
-    def _add_level(
-        self,
-        found: list[dict[str, float]],
-        stack: Stack,
-        x: Tensor,
-        y: Tensor,
-        products: int,
-        each: int,
-    ) -> None:
-        own = (self.reached >= 0).nonzero()[:, 0]
-        if not len(own):
-            return
-        there = Stack([stack.member(0)]).to(x.device)
-        there.parameters = {name: p[own] for name, p in self.there.items()}
-        values = largest_eigenvalues(there, x, y[own], products=products)
-        for k, value in zip(own.tolist(), values, strict=True):
-            found[k] |= {
-                "level/lambda_max": float(value),
-                "level/loss": float(self.loss_there[k]),
-                "level/epoch": float(self.reached[k]) / each,
-            }
 
 
 def _error(logits: Tensor, labels: Tensor) -> Tensor:

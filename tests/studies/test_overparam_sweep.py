@@ -1,0 +1,246 @@
+"""The trainings of the study, and the plan that lays them out."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from made_study import InProcess
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from lowland import InputError, studies
+from lowland.data import load
+from lowland.measure import max_eigenvalue
+from lowland.studies.methods.experiments.training import network
+from lowland.studies.overparam import STUDY, largest_eigenvalues
+from lowland.studies.overparam.arms import Arm
+from lowland.studies.overparam.level import Crossing, losses
+from lowland.studies.overparam.sizes import SIZES
+from lowland.studies.overparam.sweep import Examples, noisy_labels, sweep
+from lowland.studies.study import Plan
+from lowland.train import Experiment, Recipe
+from lowland.train.stack import Stack
+
+SETTINGS: dict[str, Any] = {
+    "rho": 0.0,
+    "hidden": (5, 4),
+    "noise": 0.2,
+    "data": "digits",
+    "held_out": 0.55,
+    "limit": 96,
+    "epochs": 4,
+    "batch_size": 32,
+    "lr": 0.1,
+    "momentum": 0.9,
+    "weight_decay": 1e-3,
+    "schedule": "cosine",
+    "evaluations": 3,
+}
+
+
+def rows(**changes: Any) -> list[dict[str, Any]]:
+    settings = {"seed": 7, "count": 2, "radii": [0.0, 0.1], **SETTINGS, **changes}
+    return list(sweep(**settings))
+
+
+def of(found: list[dict[str, Any]], rho: float, seed: int) -> list[dict[str, Any]]:
+    return [row for row in found if (row["rho"], row["seed"]) == (rho, seed)]
+
+
+def test_noisy_labels_are_exactly_so_many_and_another_class() -> None:
+    labels = torch.arange(500) % 10
+    some, more = (noisy_labels(labels, share, 10, 3) for share in (0.2, 0.4))
+    assert int((some != labels).sum()) == 100
+    assert int((more != labels).sum()) == 200
+    wrong = some != labels
+    assert torch.equal(some[wrong], more[wrong]), "the wrong labels of 20% are among those of 40%"
+    assert set(more[more != labels].tolist()) == set(range(10))
+    assert torch.equal(noisy_labels(labels, 0.0, 10, 3), labels)
+    assert not torch.equal(noisy_labels(labels, 0.2, 10, 4), some)
+    with pytest.raises(InputError, match=r"label noise is a share between 0 and 1, not 1.5"):
+        noisy_labels(labels, 1.5, 10, 3)
+
+
+def test_a_run_does_not_depend_on_those_beside_it() -> None:
+    together = rows(products=8, level=2.3)
+    alone = rows(seed=8, count=1, radii=[0.0, 0.1], products=8, level=2.3)
+    for mine, other in zip(of(together, 0.1, 8), of(alone, 0.1, 8), strict=True):
+        assert mine == pytest.approx(other, rel=1e-3)
+    assert [row["epoch"] for row in of(together, 0.1, 8)] == [0, 4 / 3, 8 / 3, 4]
+
+
+def test_the_start_is_the_network_of_the_seed_on_its_own_labels() -> None:
+    start = of(rows(), 0.1, 8)[0]
+    examples = Examples.load("digits", held_out=0.55, limit=96, device="cpu")
+    x, y = examples.train
+    assert len(y) == 96
+    net = network((64, 5, 4, 10), seed=8, activation=nn.ReLU)
+    with torch.no_grad():
+        loss = float(cross_entropy(net(x), noisy_labels(y, 0.2, 10, 8)))
+        valid = (net(examples.validation[0]).argmax(1) != examples.validation[1]).double().mean()
+    assert start["train/loss"] == pytest.approx(loss, rel=1e-5)
+    assert start["validation/error"] == pytest.approx(float(valid))
+    data = load("digits", held_out=0.55, limit=96)
+    assert torch.equal(x, data.normalise(data.train.images).flatten(1))
+
+
+def test_the_end_has_distances_and_eigenvalues() -> None:
+    found = rows(products=8, level=2.3)
+    plain, sam = of(found, 0.0, 7)[-1], of(found, 0.1, 7)[-1]
+    assert plain["distance"] == 0
+    assert sam["distance"] > 0
+    assert sam["travelled"] == plain["travelled"] > 0
+    assert sam["lambda_max"] > 0
+    assert 0 < plain["level/epoch"] < 4
+    assert "lambda_max" not in of(found, 0.1, 7)[0]
+    without = of(rows(radii=[0.1]), 0.1, 7)[-1]
+    assert not {"distance", "lambda_max", "level/lambda_max"} & set(without)
+    never = of(rows(products=2, level=1e-9), 0.1, 7)[-1]
+    assert "lambda_max" in never
+    assert "level/lambda_max" not in never
+
+
+def test_nothing_moved_has_travelled_nowhere_and_the_eigenvalue_of_the_start() -> None:
+    end = of(rows(lr=0.0, products=20, level=10.0), 0.1, 7)[-1]
+    assert (end["distance"], end["travelled"], end["level/epoch"]) == (0, 0, 0)
+    x, y = Examples.load("digits", held_out=0.55, limit=96, device="cpu").train
+    net = network((64, 5, 4, 10), seed=7, activation=nn.ReLU)
+    exact = max_eigenvalue(net, cross_entropy, [(x, noisy_labels(y, 0.2, 10, 7))]).value
+    assert end["lambda_max"] == pytest.approx(exact, rel=1e-3)
+    assert end["level/lambda_max"] == pytest.approx(exact, rel=1e-3)
+
+
+def test_a_network_that_blows_up_is_not_finite_from_then_on() -> None:
+    found = rows(lr=1e20)
+    assert math.isfinite(of(found, 0.0, 7)[0]["train/loss"])
+    assert math.isnan(of(found, 0.0, 7)[-1]["validation/error"])
+
+
+def test_sharpness_at_a_level_is_interpolated_in_the_logarithm_of_the_loss() -> None:
+    torch.manual_seed(0)
+    net = nn.Linear(3, 2, bias=False)
+    stack, x = Stack([net] * 3), torch.randn(8, 3)
+    right = net(x).argmax(1)
+    # larger weights lower the loss of right labels, and raise that of the last network's wrong ones
+    y = torch.stack([right, right, 1 - right])
+    stack.parameters["weight"][1] *= 20
+    level, seen = 0.1, []
+    crossing = Crossing(stack, level)
+    for step in (4, 6, 8):
+        seen.append((losses(stack(x), y), largest_eigenvalues(stack, x, y, products=6)))
+        crossing.look(step, stack, x, y)
+        stack.parameters["weight"] *= 5
+    (high, first), (low, second), _ = ((loss[0], sharp[0]) for loss, sharp in seen)
+    assert high > level > low
+    share = (high / level).log() / (high / low).log()
+    found = crossing.sharpness(stack, x, y, 6)
+    assert set(found) == {0, 1}, "the last network never comes down"
+    expected = (float(4 + 2 * share), float(first * (second / first) ** share))
+    assert found[0] == pytest.approx(expected, rel=1e-4)
+    assert found[1] == pytest.approx((4.0, float(seen[0][1][1])), rel=1e-4), "it starts there"
+
+
+@pytest.mark.parametrize("mask", ["random", "snip"])
+def test_masked_networks_train(mask: str) -> None:
+    found = rows(mask=mask, sparsity=0.5)
+    assert of(found, 0.1, 7)[-1]["train/loss"] < of(found, 0.1, 7)[0]["train/loss"]
+    with pytest.raises(InputError, match="leaves nothing of"):
+        rows(mask=mask, sparsity=0.999)
+
+
+def planned(**choice: Any) -> Plan:
+    chosen = STUDY.choose(**choice)
+    STUDY.check(chosen)
+    return STUDY.plan(chosen)
+
+
+def experiments(plan: Plan) -> dict[str, list[Experiment]]:
+    found: dict[str, list[Experiment]] = {}
+    for run in plan.runs:
+        if isinstance(run.recipe, Experiment):
+            found.setdefault(run.group, []).append(run.recipe)
+    return found
+
+
+def test_the_default_grid() -> None:
+    groups = experiments(planned())
+    size = SIZES["default"]
+    clean = {Arm(hidden=hidden).group for hidden in size.sizes}
+    noisy = {Arm(hidden=hidden, noise=0.4).group for hidden in size.sizes}
+    assert clean | noisy <= set(groups)
+    # the dense twins of masked networks are among the sizes
+    assert sum("noise" not in g and "mask" not in g for g in groups) == 2 * len(clean)
+    for group, runs in groups.items():
+        seeds = [s for run in runs for s in range(run.seed, run.seed + run.arguments["count"])]
+        expected = range(10, 30) if "solutions" in group else range(10)
+        assert sorted(seeds) == list(expected)
+        assert 0.0 in runs[0].arguments["radii"]
+        assert (runs[0].arguments.get("products", 0) > 0) == (
+            group.partition(",")[0] in clean and "noise" not in group and "mask" not in group
+        )
+    for run in groups["mlp 200-200, snip mask 0.95"]:
+        assert run.arguments["mask"] == "snip"
+        assert run.arguments["weight_decay"] == 1e-4
+    (first, *_) = groups["mlp 200-200, label noise 0.4, weight decay"]
+    assert first.arguments["weight_decay"] == 5e-3
+
+
+def test_settings_radii_and_seeds_of_the_caller() -> None:
+    plan = planned(
+        size="smoke", seed=1000, seeds=1, rhos=(0.3,), overrides=("epochs=3", "limit=none")
+    )
+    (run, *_) = plan.runs
+    assert isinstance(run.recipe, Experiment)
+    assert run.recipe.arguments["radii"] == (0.0, 0.3)
+    assert (run.recipe.arguments["epochs"], run.recipe.arguments["limit"]) == (3, None)
+    for overrides, words in (
+        (("widths=3",), "unknown setting of overparam 'widths'"),
+        (("epochs=",), "has no value"),
+    ):
+        with pytest.raises(InputError, match=words):
+            planned(size="smoke", overrides=overrides)
+    with pytest.raises(InputError, match="trains stacks with sam, not with asam"):
+        planned(size="smoke", method="asam")
+
+
+def colour_images(folder: Path) -> str:
+    """An image folder of 2 classes, 32 pixels."""
+    from PIL import Image
+
+    for label in ("a", "b"):
+        (folder / label).mkdir(parents=True)
+        for i in range(10):
+            Image.new("RGB", (32, 32), (20 * i, 99, 0)).save(folder / label / f"{i}.png")
+    return f"imagefolder:{folder}"
+
+
+def test_the_paper_size_has_residual_networks_on_colour_images_alone(tmp_path: Path) -> None:
+    plan = planned(size="paper", data=colour_images(tmp_path), seeds=1)
+    widths = [r.recipe for r in plan.runs if isinstance(r.recipe, Recipe) and r.recipe.rho == 0]
+    assert [recipe.width for recipe in widths] == [4, 8, 16, 32, 64]
+    assert {(r.model, r.lr, r.schedule, r.weight_decay, r.epochs) for r in widths} == {
+        ("resnet18", 0.1, "halves", 5e-4, 200)
+    }
+    stacks = experiments(plan)
+    arguments = stacks["mlp 1200-400"][0].arguments
+    assert (arguments["epochs"], arguments["schedule"], arguments["lr"]) == (100, "quarters", 0.1)
+    assert stacks["mlp 1200-400"][0].files == (str(tmp_path),)
+    assert not [r for r in planned(size="paper", seeds=1).runs if isinstance(r.recipe, Recipe)]
+
+
+@pytest.mark.slow
+def test_the_smoke_size_answers_every_claim(tmp_path: Path) -> None:
+    choice = STUDY.choose(size="smoke")
+    results = studies.execute(STUDY, choice, tmp_path / "o", launcher=InProcess())
+    assert results["failures"] == []
+    words = {claim["name"]: claim["verdict"] for claim in results["claims"]}
+    assert [name for name, word in words.items() if word == "no data here"] == [
+        "resnet-gain-grows",
+        "reinforcement-learning",
+    ]
+    assert len(results["drawings"]) == 11
+    assert (tmp_path / "o" / "report.html").exists()
