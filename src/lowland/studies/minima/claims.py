@@ -53,6 +53,21 @@ def _moments() -> tuple[Claim, ...]:
                     find=partial(findings.smaller, method=method, column=f"moment/{k}"),
                 )
             )
+        found.append(
+            Claim(
+                name=f"uniform-{method}",
+                sentence=f"The minima of {name} are more uniform beyond being flatter: moment 2 "
+                "is smaller in units of λ_max(H)² too.",
+                source=f"asked here, of {PAPER}",
+                published="not published here",
+                effect="log10 of λ_max(M_2 − H²)/λ_max(H)² of SGD over "
+                f"{name}'s, ρ = {rho:g}, where both first reach one loss",
+                unit="",
+                rule=AtLeast(0.02),
+                reason="As above.",
+                find=partial(findings.beyond_flatness, method=method),
+            )
+        )
     return tuple(found)
 
 
@@ -165,8 +180,8 @@ def _rates() -> tuple[Claim, ...]:
             ),
             Claim(
                 name=f"fits-{arm}",
-                sentence=f"It does so for {name} because all can be fitted: with fewer features "
-                "than examples the loss stops falling.",
+                sentence=f"The loss of {name} goes on falling where all examples can be fitted, "
+                "and stops where there are fewer features than examples.",
                 source=f"{PAPER}, theory",
                 published="shape",
                 effect="decades fallen from the second to the last quarter of the steps: d = 8n "

@@ -59,14 +59,29 @@ def smaller(runs: Runs, method: str, column: str) -> Finding:
 
 
 def _other_measures(runs: Runs, group: str, rho: float, k: int) -> dict[str, Effects]:
-    curvature = _fall(runs, group, rho, "level/largest")
-    moment = _fall(runs, group, rho, f"level/moment/{k}")
     return {
-        f"over λ_max(H)^{k}: beyond flatness": {
-            seed: value - k * curvature[seed] for seed, value in moment.items()
-        },
+        f"over λ_max(H)^{k}": _scaled(runs, group, rho, k),
         "largest eigenvalue in size": _fall(runs, group, rho, f"level/size/{k}"),
     }
+
+
+def _scaled(runs: Runs, group: str, rho: float, k: int, place: str = "level") -> Effects:
+    """The same of λ_max(M_k − H^k)/λ_max(H)^k, which a scale of all Hessians does not change."""
+    curvature = _fall(runs, group, rho, f"{place}/largest")
+    moment = _fall(runs, group, rho, f"{place}/moment/{k}")
+    return {seed: value - k * curvature[seed] for seed, value in moment.items()}
+
+
+def beyond_flatness(runs: Runs, method: str) -> Finding:
+    """log10 of moment 2 in units of λ_max(H)², of SGD over SAM."""
+    group = MINIMA[method]
+    top = runs.rhos(group)[-1]
+    beside = {f"k = {k}": _scaled(runs, group, top, k) for k in (3, 4)}
+    fit = "at the minimum nearby that fits every example"
+    beside[fit] = _scaled(runs, group, top, 2, "fit")
+    return Finding(
+        effects=_scaled(runs, group, top, 2), detail=_where(runs, group, top), beside=beside
+    )
 
 
 def _fall(runs: Runs, group: str, rho: float, column: str) -> Effects:

@@ -112,7 +112,7 @@ def common_loss(losses: Tensor, level: float) -> float:
 
 def _curve(head: Row, trained: Trained, place: int) -> Iterator[Row]:
     losses = trained.losses[:, place].tolist()
-    for k in range(0, len(losses) - 1, max(1, len(losses) // 20)):
+    for k in range(0, len(losses) - 1, max(1, len(losses) // 10)):
         yield {**head, "step": trained.steps[k], "loss": losses[k]}
 
 

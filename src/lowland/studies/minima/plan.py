@@ -105,10 +105,10 @@ def _groups(sizes: Mapping[str, int]) -> Iterator[tuple[str, str, dict[str, Any]
     for method, group in MINIMA.items():
         arms = {"method": method, "radii": list(RADII[method]), "level": LEVEL, "every": 50}
         yield group, "moments:minima", {**network, **arms}
-    yield LEAVING, "leaving:leaving", {**network, "after": max(20, sizes["steps"] // 10)}
+    yield LEAVING, "leaving:leaving", {**network, "after": max(20, sizes["steps"] // 20)}
     for features in FEATURES:
         grid = {"radii": list(RATE_RADII), "examples": RATE_EXAMPLES, "lr": 0.5}
-        steps = {"steps": sizes["rate"], "points": 41, "features": features}
+        steps = {"steps": sizes["rate"], "points": 25, "features": features}
         yield rate_group(features), "rates:descents", {**grid, **steps}
     simulated = {"particles": sizes["particles"], "steps": 3}
     yield ONE_DIMENSION, "quadratics:one_dimension", simulated

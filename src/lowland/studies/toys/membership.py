@@ -32,36 +32,45 @@ class Variances:
     other: Tensor
 
 
-def variances(
-    x0: Tensor, inputs: Tensor, features: int, *, noise: float, ridge: float = 0.0
-) -> Variances:
-    """v(X) for members and for non-members.
+class TrainingSets:
+    """Draws of X, with x₀ as a member and without, and the covariance of their labels.
 
     Args:
         x0: (D,) the example asked about.
         inputs: (draws, n, D) training inputs.
-        features: p.
         noise: σ.
-        ridge: c = nλ; 0 is least squares of minimum norm.
     """
-    with_member = inputs.clone()
-    with_member[:, 0] = x0
-    return Variances(*(_variance(x0, x, features, noise, ridge) for x in (with_member, inputs)))
 
+    def __init__(self, x0: Tensor, inputs: Tensor, *, noise: float) -> None:
+        with_member = inputs.clone()
+        with_member[:, 0] = x0
+        self._x0, self._noise = x0, noise
+        self._sets = [(x, self._labels(x)) for x in (with_member, inputs)]
 
-def _variance(x0: Tensor, x: Tensor, features: int, noise: float, ridge: float) -> Tensor:
-    n, dimension = x.shape[1:]
-    used = x[..., :features]
-    eye = torch.eye(n, dtype=x.dtype)
-    k = used @ x0[:features]
-    if features >= n or ridge:
-        a = torch.linalg.solve(used @ used.mT + ridge * eye, k[..., None])
-    else:  # least squares with fewer features than examples
-        inner = torch.linalg.solve(used.mT @ used, x0[:features, None].expand(len(x), -1, -1))
-        a = used @ inner
-    labels = x @ x.mT / dimension + noise**2 * eye
-    found: Tensor = (a.mT @ labels @ a)[:, 0, 0]
-    return found
+    def variances(self, features: int, *, ridge: float = 0.0) -> Variances:
+        """v(X) for members and for non-members.
+
+        Args:
+            features: p.
+            ridge: c = nλ; 0 is least squares of minimum norm.
+        """
+        found = [self._variance(x, labels, features, ridge) for x, labels in self._sets]
+        return Variances(*found)
+
+    def _labels(self, x: Tensor) -> Tensor:
+        eye = torch.eye(x.shape[1], dtype=x.dtype)
+        return x @ x.mT / x.shape[2] + self._noise**2 * eye
+
+    def _variance(self, x: Tensor, labels: Tensor, features: int, ridge: float) -> Tensor:
+        n = x.shape[1]
+        used, x0 = x[..., :features], self._x0[:features]
+        if features >= n or ridge:
+            kernel = used @ used.mT + ridge * torch.eye(n, dtype=x.dtype)
+            a = torch.linalg.solve(kernel, (used @ x0)[..., None])
+        else:  # least squares with fewer features than examples
+            a = used @ torch.linalg.solve(used.mT @ used, x0[:, None].expand(len(x), -1, -1))
+        found: Tensor = (a.mT @ labels @ a)[:, 0, 0]
+        return found
 
 
 def advantages(found: Variances, bins: int, draws: Tensor) -> dict[str, float]:
@@ -140,13 +149,14 @@ def over_features(
         x0 = torch.randn(dimension, generator=generator, dtype=torch.float64)
         inputs = torch.randn(draws, examples, dimension, generator=generator, dtype=torch.float64)
         more = torch.randn(2, draws, 50, generator=generator, dtype=torch.float64)
+        sets = TrainingSets(x0, inputs, noise=noise)
         for p in features:
             row: Row = {"rho": 0.0, "seed": one, "features": p}
             if p > examples + 1:
                 exact = linear_membership(x0, n=examples, features=p, noise=noise)
                 row |= {"theory": exact.value, "theory/member": exact.member_variance}
                 row["theory/other"] = exact.non_member_variance
-            yield row | advantages(variances(x0, inputs, p, noise=noise), bins, more)
+            yield row | advantages(sets.variances(p), bins, more)
 
 
 def over_ridge(
@@ -181,8 +191,9 @@ def over_ridge(
         x0 = torch.randn(dimension, generator=generator, dtype=torch.float64)
         inputs = torch.randn(draws, examples, dimension, generator=generator, dtype=torch.float64)
         more = torch.randn(2, draws, 50, generator=generator, dtype=torch.float64)
+        sets = TrainingSets(x0, inputs, noise=noise)
         for p in features:
             for ridge in ridges:
-                found = variances(x0, inputs, p, noise=noise, ridge=ridge)
+                found = sets.variances(p, ridge=ridge)
                 row: Row = {"rho": 0.0, "seed": one, "features": p, "ridge": ridge}
                 yield row | advantages(found, bins, more)

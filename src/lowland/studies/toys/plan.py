@@ -109,7 +109,8 @@ def _runs(sizes: Mapping[str, int], seeds: range) -> Iterator[Planned]:
     """The published starts, then ten draws after the others."""
     starts = dict(_paths(sizes))
     for group, (function, settings) in starts.items():
-        yield _planned(PUBLISHED[group], function, {**settings, "count": 1, "published": True}, 0)
+        one = {**settings, "count": 1, "points": 25, "published": True}
+        yield _planned(PUBLISHED[group], function, one, 0)
     for first in range(seeds.start, seeds.stop, TOGETHER):
         count = min(TOGETHER, seeds.stop - first)
         for group, (function, settings) in [*starts.items(), *_others(sizes)]:
@@ -125,21 +126,21 @@ def _paths(sizes: Mapping[str, int]) -> Iterator[Group]:
         HYPERBOLA,
         (
             "saddles:hyperbola",
-            {"radii": list(HYPERBOLA_RADII), "steps": sizes["hyperbola"], "points": 20},
+            {"radii": list(HYPERBOLA_RADII), "steps": sizes["hyperbola"], "points": 5},
         ),
     )
     yield (
         BEALE,
         (
             "saddles:beale_descents",
-            {"radii": list(BEALE_RADII), "steps": sizes["beale"], "points": 25},
+            {"radii": list(BEALE_RADII), "steps": sizes["beale"], "points": 5},
         ),
     )
     yield (
         DRIFT,
         (
             "normalisation:drift",
-            {"radii": list(DRIFT_RADII), "steps": sizes["drift"], "points": 15},
+            {"radii": list(DRIFT_RADII), "steps": sizes["drift"], "points": 5},
         ),
     )
 
