@@ -100,9 +100,7 @@ def test_the_common_loss():
 
 def test_rows_of_minima_have_the_moments_last():
     settings = {"units": 4, "examples": 3, "steps": 30, "lr": 0.05, "level": 10.0, "every": 10}
-    rows = list(
-        moments.minima(seed=0, rho=0, count=1, method="usam", radii=[0.0, 0.1], **settings)
-    )
+    rows = list(moments.minima(seed=0, rho=0, count=1, method="usam", radii=[0.0, 0.1], **settings))
     ends = [row for row in rows if row["step"] == 30]
     assert [row["rho"] for row in ends] == [0.0, 0.1]
     assert all("level/moment/4" in row and row["level/step"] == 0 for row in ends)
@@ -113,9 +111,7 @@ def test_rows_of_minima_have_the_moments_last():
 
 def test_a_run_that_diverges_has_no_moments():
     settings = {"units": 4, "examples": 3, "steps": 40, "lr": 0.05, "level": 1e-9, "every": 10}
-    rows = list(
-        moments.minima(seed=0, rho=0, count=1, method="usam", radii=[0.0, 1e6], **settings)
-    )
+    rows = list(moments.minima(seed=0, rho=0, count=1, method="usam", radii=[0.0, 1e6], **settings))
     assert math.isnan(rows[-1]["loss"])
     assert "end/moment/2" not in rows[-1]
 
@@ -148,7 +144,7 @@ def test_growth_of_the_second_moment_is_the_recursion():
 
 
 def test_one_dimension_is_a_closed_form():
-    """With one curvature a, (1 − ηa(1 + ρa))² ≤ 1 up to η = 2/(a(1 + ρa)), where the bound is met."""
+    """With one curvature a the condition holds up to η = 2/(a(1 + ρa)), where the bound is met."""
     a, rho = 2.0, 0.25
     found = stability.moments_of(torch.tensor([[[a]]], dtype=torch.float64))
     lr = 2 / (a * (1 + rho * a))

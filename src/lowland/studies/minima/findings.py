@@ -21,6 +21,7 @@ from lowland.studies.minima.columns import (
 from lowland.studies.minima.leaving import FACTORS
 from lowland.studies.runs import NotMeasuredError, Run, Runs
 from lowland.studies.study import Effects, Finding
+from lowland.studies.toys.curves import LEAST, late_fall, slope
 
 ROUNDING = 1e-26
 """Losses below are not fitted to a line."""
@@ -225,7 +226,9 @@ def straight(runs: Runs, arm: str) -> Finding:
     beside["largest distance from the line, decades"] = each(
         runs, group, lambda run: line(run, arm)[2], rho
     )
-    falls = each(runs, group, lambda run: fall(run, arm, 0.0), rho)
+    falls = each(
+        runs, group, lambda run: math.log10(run.start(arm) / max(run.final(arm), LEAST)), rho
+    )
     return Finding(
         effects=each(runs, group, lambda run: line(run, arm)[1], rho),
         detail=f"d = {FITS}, n = {RATE_EXAMPLES}, ρ = {rho:g}; decades that the loss fell by: "
@@ -239,7 +242,12 @@ def fits_or_not(runs: Runs, arm: str) -> Finding:
     rho = _near(runs.rhos(rate_group(FITS)), RATE_RHO)
 
     def halves(features: int) -> Effects:
-        return each(runs, rate_group(features), lambda run: fall(run, arm, 0.5), rho)
+        return each(
+            runs,
+            rate_group(features),
+            lambda run: late_fall(run.curve("step"), run.curve(arm)),
+            rho,
+        )
 
     over, under = halves(FITS), halves(LACKS)
     return Finding(
@@ -258,7 +266,7 @@ def faster(runs: Runs) -> Finding:
     def slopes(rho: float) -> Effects:
         rates = [each(runs, rate_group(d), lambda run: -line(run, "usam")[0], rho) for d in sizes]
         return {
-            seed: _slope(
+            seed: slope(
                 [math.log10(d) for d in sizes],
                 [math.log10(r[seed]) if r[seed] > 0 else math.nan for r in rates],
             )
@@ -289,32 +297,12 @@ def line(run: Run, arm: str) -> tuple[float, float, float]:
     if len(pairs) < 3:
         return math.nan, math.nan, math.nan
     x, y = ([pair[i] for pair in pairs] for i in (0, 1))
-    slope = _slope(x, y)
+    steep = slope(x, y)
     middle = mean(y)
-    left = [b - middle - slope * (a - mean(x)) for a, b in pairs]
+    left = [b - middle - steep * (a - mean(x)) for a, b in pairs]
     whole = math.fsum((b - middle) ** 2 for b in y)
     share = 1 - math.fsum(v * v for v in left) / whole if whole else math.nan
-    return slope, share, max(map(abs, left))
-
-
-def fall(run: Run, arm: str, since: float) -> float:
-    """Decades that the loss fell by since a share of the steps, in the mean of quarters.
-
-    From the start (`since` 0) it is the first loss over the last one.
-    """
-    losses = [max(loss, 1e-300) for loss in run.curve(arm)]
-    if not since:
-        return math.log10(losses[0] / losses[-1])
-    quarter = len(losses) // 4
-    start = int(since * len(losses)) - quarter
-    early, late = losses[start : start + quarter], losses[-quarter:]
-    return mean([math.log10(v) for v in early]) - mean([math.log10(v) for v in late])
-
-
-def _slope(x: Sequence[float], y: Sequence[float]) -> float:
-    a, b = mean(x), mean(y)
-    spread = math.fsum((v - a) ** 2 for v in x)
-    return math.fsum((v - a) * (w - b) for v, w in zip(x, y, strict=True)) / spread
+    return steep, share, max(map(abs, left))
 
 
 def _near(values: Sequence[float], wanted: float) -> float:

@@ -23,6 +23,7 @@ from lowland.studies.toys.columns import (
     QUADRATICS,
     THRESHOLDS,
 )
+from lowland.studies.toys.curves import LEAST, late_fall, slope
 from lowland.studies.toys.escape import NOISES
 
 
@@ -170,7 +171,7 @@ def drifts(runs: Runs) -> Finding:
 
     def ratio(run: Run) -> float:
         usam, sam = (abs(run.final(f"{arm}/y")) for arm in ("usam", "sam"))
-        return math.log10(usam / max(sam, 1e-300)) if usam > 0 else 0.0
+        return math.log10(usam / max(sam, LEAST)) if usam > 0 else 0.0
 
     found = {rho: each(runs, DRIFT, ratio, rho) for rho in rhos}
     return Finding(
@@ -243,38 +244,25 @@ def decreasing(runs: Runs) -> Finding:
 
 
 def _second_half(run: Run, share: float) -> float:
-    """Mean log10 of f over the second quarter of the steps, minus that over the last."""
-    steps, losses = run.curve("step"), run.curve(f"loss/{share:g}")
-    end = steps[-1]
-
-    def level(low: float, high: float) -> float:
-        held = [
-            math.log10(max(loss, 1e-300))
-            for step, loss in zip(steps, losses, strict=True)
-            if low * end < step <= high * end
-        ]
-        return mean(held)
-
-    return level(0.25, 0.5) - level(0.75, 1.0)
+    return late_fall(run.curve("step"), run.curve(f"loss/{share:g}"))
 
 
 def _slope(run: Run, share: float) -> float:
+    """Minus the slope of log f on log k over the last tenfold of steps."""
     steps, losses = run.curve("step"), run.curve(f"loss/{share:g}")
     pairs = [
-        (math.log(step), math.log(max(loss, 1e-300)))
+        (math.log(step), math.log(max(loss, LEAST)))
         for step, loss in zip(steps, losses, strict=True)
         if step >= 0.1 * steps[-1]
     ]
-    x, y = (mean(held) for held in zip(*pairs, strict=True))
-    spread = math.fsum((a - x) ** 2 for a, _ in pairs)
-    return -math.fsum((a - x) * (b - y) for a, b in pairs) / spread if spread else math.nan
+    return -slope([x for x, _ in pairs], [y for _, y in pairs])
 
 
 def _further(runs: Runs, group: str, rho: float, name: str) -> Effects:
     """log10 |value at ρ = 0| / |value at ρ|, at the end."""
     plain = {seed: runs.final(group, 0.0, seed, name) for seed in runs.seeds(group)}
     return {
-        seed: math.log10(abs(value) / max(abs(runs.final(group, rho, seed, name)), 1e-300))
+        seed: math.log10(abs(value) / max(abs(runs.final(group, rho, seed, name)), LEAST))
         for seed, value in plain.items()
     }
 
