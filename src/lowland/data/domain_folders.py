@@ -114,6 +114,16 @@ def read_domains(name: str, seed: int) -> ImageData:
     )
 
 
+def domain_names(name: str) -> list[str]:
+    """The domains of ``domains:PATH``, in alphabetical order; nothing is decoded.
+
+    Raises:
+        InputError: another layout, or no such folder or file.
+    """
+    path = read_name(name, FORM).path
+    return (_in_file(path) if path.is_file() else _in_folders(path)).domains
+
+
 def _spurious(name: str, named: Named, found: Found, seed: int) -> ImageData:
     domains = named["spurious"].split("+")
     if len(domains) != 2 or domains[0] == domains[1]:

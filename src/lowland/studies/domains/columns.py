@@ -1,0 +1,11 @@
+"""The columns of a run."""
+
+TRAIN_LOSS = "train/loss"
+INSIDE = "validation/error"
+"""Error on images of the training domains that were held out: what chooses ρ."""
+OUTSIDE = "test/error"
+"""Error on the domain that was left out."""
+RETRAINED = "retrained/error"
+"""The same after the last layer is trained again on the held-out images, groups equally."""
+READ_OFF = "read-off/error"
+"""Error on half of the domain left out, with a last layer that is fitted to the other half."""
