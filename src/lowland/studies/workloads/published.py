@@ -32,7 +32,7 @@ NETWORKS: Mapping[str, Mapping[str, Any]] = {
         "lr": 0.1,
         "momentum": 0.9,
         "weight_decay": 5e-4,
-        "schedule": "step-50-75",
+        "schedule": "halves",
     },
     "vit": {
         "model": "vit",
