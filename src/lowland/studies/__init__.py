@@ -6,20 +6,27 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from lowland.core.errors import unknown
+from lowland.studies.balance import STUDY as BALANCE
 from lowland.studies.bottleneck import STUDY as BOTTLENECK
 from lowland.studies.causes import STUDY as CAUSES
 from lowland.studies.checkpoints import STUDY as CHECKPOINTS
 from lowland.studies.contrastive import STUDY as CONTRASTIVE
+from lowland.studies.domains import STUDY as DOMAINS
 from lowland.studies.families import PLACES, claims_table, family
 from lowland.studies.folder import default_folder
 from lowland.studies.low_rank import STUDY as LOW_RANK
+from lowland.studies.mechanism import STUDY as MECHANISM
 from lowland.studies.methods import STUDY as METHODS
+from lowland.studies.minima import STUDY as MINIMA
+from lowland.studies.overparam import STUDY as OVERPARAM
 from lowland.studies.relu import STUDY as RELU
 from lowland.studies.retrieval import STUDY as RETRIEVAL
 from lowland.studies.runner import execute
 from lowland.studies.study import Choice, Study, radii
+from lowland.studies.toys import STUDY as TOYS
 from lowland.studies.two_layer import STUDY as TWO_LAYER
 from lowland.studies.vit_blocks import STUDY as VIT_BLOCKS
+from lowland.studies.workloads import STUDY as WORKLOADS
 
 STUDIES: Mapping[str, Study] = MappingProxyType(
     {
@@ -34,6 +41,13 @@ STUDIES: Mapping[str, Study] = MappingProxyType(
             CHECKPOINTS,
             RETRIEVAL,
             CAUSES,
+            BALANCE,
+            MECHANISM,
+            DOMAINS,
+            OVERPARAM,
+            MINIMA,
+            TOYS,
+            WORKLOADS,
             METHODS,
         )
     }

@@ -142,7 +142,7 @@ def test_the_published_networks_are_recipes() -> None:
     small = ("widths=2,4", "epochs=2", "limit=60")
     plan = STUDY.plan(STUDY.choose(size="paper", overrides=(*small, "workloads=resnet")))
     recipe = plan.runs[0].recipe
-    assert (recipe.model, recipe.schedule, recipe.lr) == ("resnet18", "step-50-75", 0.1)
+    assert (recipe.model, recipe.schedule, recipe.lr) == ("resnet18", "halves", 0.1)
     assert (recipe.weight_decay, recipe.epochs, recipe.rho, recipe.method) == (5e-4, 2, 0.0, "none")
     assert {run.group for run in plan.runs} == {"resnet/2", "resnet/4"}
     assert {run.recipe.width for run in plan.runs if run.group == "resnet/4"} == {4}
