@@ -103,6 +103,8 @@ def test_folders_and_tables_are_the_same(folder: Path, table: Callable[..., Path
     for name in one.splits:
         assert torch.equal(one.splits[name].index, two.splits[name].index)
         assert (one.splits[name].images[:, 2] == two.splits[name].images[:, 2]).all()
+        numbers = one.splits[name].images[:, 2, 4, 4].long()
+        assert (numbers.diff() >= 0).all(), "classes and domains take turns"
 
 
 def test_the_domain_as_a_spurious_attribute(folder: Path) -> None:

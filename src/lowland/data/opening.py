@@ -27,7 +27,7 @@ def open_examples(
     """The examples of a data set by name.
 
     Args:
-        name: a name that `lowland.data.load` knows (``digits``, ``fashion-mnist``,
+        name: a name that `lowland.data.load` knows (``digits``, ``digit-dominoes``,
             ``cifar:FOLDER``, ``hf:NAME``); or
             ``parquet:FILE`` with encoded images or texts; ``imagefolder:FOLDER``; ``npz:FILE``.
             Sources of the latter kinds need no labels, and images need not be of one size.
