@@ -119,6 +119,7 @@ def worst_group(runs: Runs, setup: Setup, network: str, setting: Setting) -> Fin
 
 def suppresses(runs: Runs, setup: Setup, network: str, setting: Setting) -> Finding:
     """Share of the hard feature in the gradient: SAM's minus plain training's, at equal losses."""
+    _over_time(setup)
     group = group_of(network, setting)
     pairs = by_validation(runs, group)
     matched = _share_gains(pairs)
@@ -140,6 +141,13 @@ def suppresses(runs: Runs, setup: Setup, network: str, setting: Setting) -> Find
             }
         ),
     )
+
+
+def _over_time(setup: Setup) -> None:
+    if not setup.over_time:
+        raise NotMeasuredError(
+            "gradients are taken apart over training in small networks alone: give digit-dominoes"
+        )
 
 
 def _share_gains(pairs: Pairs) -> Effects:
@@ -170,6 +178,7 @@ def adaptive(runs: Runs, setup: Setup, network: str) -> Finding:
     def tau(run: Run) -> float:
         return kendall(run.curve(columns.EASY_EFFECT)[1:], _shifts(run))
 
+    _over_time(setup)
     groups = [group_of(network, setting) for setting in setup.settings]
     by_group = {
         group: {s: tau(runs.run(group, runs.rhos(group)[-1], s)) for s in runs.seeds(group)}
