@@ -27,7 +27,7 @@ TOGETHER = {"mlp": 5, "cnn": 2}
 _SEEDS = {"smoke": 2, "default": 10, "paper": 30}
 _RHOS = {"smoke": (0.1,), "default": (0.02, 0.05, 0.1, 0.2), "paper": (0.01, 0.02, 0.05, 0.1, 0.2)}
 _SIZES: Mapping[str, Mapping[str, Any]] = {
-    "smoke": {"epochs": 2, "evaluations": 3, "width": 8},
+    "smoke": {"epochs": 2, "evaluations": 2, "width": 8},
     "default": {"epochs": 30, "evaluations": 8, "width": 64},
     "paper": {"epochs": 60, "evaluations": 12, "width": 128},
 }
