@@ -108,11 +108,11 @@ SIZES: Mapping[str, Size] = {
         level=0.05,
         training={
             **_PUBLISHED,
-            "epochs": 60,
+            "epochs": 50,
             "schedule": "cosine",
             "held_out": 0.55,
             "limit": None,
-            "evaluations": 12,
+            "evaluations": 10,
         },
     ),
     "paper": Size(
