@@ -22,7 +22,7 @@ from lowland.studies.overparam.level import Crossing, losses
 from lowland.studies.overparam.sizes import SIZES
 from lowland.studies.overparam.sweep import Examples, noisy_labels, sweep
 from lowland.studies.study import Plan
-from lowland.train import Experiment, Recipe
+from lowland.train import Experiment
 from lowland.train.stack import Stack
 
 SETTINGS: dict[str, Any] = {
@@ -207,29 +207,16 @@ def test_settings_radii_and_seeds_of_the_caller() -> None:
         planned(size="smoke", method="asam")
 
 
-def colour_images(folder: Path) -> str:
-    """An image folder of 2 classes, 32 pixels."""
-    from PIL import Image
-
-    for label in ("a", "b"):
-        (folder / label).mkdir(parents=True)
-        for i in range(10):
-            Image.new("RGB", (32, 32), (20 * i, 99, 0)).save(folder / label / f"{i}.png")
-    return f"imagefolder:{folder}"
-
-
-def test_the_paper_size_has_residual_networks_on_colour_images_alone(tmp_path: Path) -> None:
-    plan = planned(size="paper", data=colour_images(tmp_path), seeds=1)
-    widths = [r.recipe for r in plan.runs if isinstance(r.recipe, Recipe) and r.recipe.rho == 0]
-    assert [recipe.width for recipe in widths] == [4, 8, 16, 32, 64]
-    assert {(r.model, r.lr, r.schedule, r.weight_decay, r.epochs) for r in widths} == {
-        ("resnet18", 0.1, "halves", 5e-4, 200)
-    }
-    stacks = experiments(plan)
-    arguments = stacks["mlp 1200-400"][0].arguments
-    assert (arguments["epochs"], arguments["schedule"], arguments["lr"]) == (100, "quarters", 0.1)
-    assert stacks["mlp 1200-400"][0].files == (str(tmp_path),)
-    assert not [r for r in planned(size="paper", seeds=1).runs if isinstance(r.recipe, Recipe)]
+def test_the_paper_size_has_the_published_settings() -> None:
+    (first, *_) = experiments(planned(size="paper", seeds=1))["mlp 300-100"]
+    settings = first.arguments
+    assert (settings["epochs"], settings["schedule"], settings["lr"]) == (100, "quarters", 0.1)
+    assert (settings["batch_size"], settings["momentum"], settings["weight_decay"]) == (
+        128,
+        0.9,
+        1e-4,
+    )
+    assert first.device == "auto"
 
 
 @pytest.mark.slow
@@ -237,10 +224,6 @@ def test_the_smoke_size_answers_every_claim(tmp_path: Path) -> None:
     choice = STUDY.choose(size="smoke")
     results = studies.execute(STUDY, choice, tmp_path / "o", launcher=InProcess())
     assert results["failures"] == []
-    words = {claim["name"]: claim["verdict"] for claim in results["claims"]}
-    assert [name for name, word in words.items() if word == "no data here"] == [
-        "resnet-gain-grows",
-        "reinforcement-learning",
-    ]
+    assert "no data here" not in {claim["verdict"] for claim in results["claims"]}
     assert len(results["drawings"]) == 11
     assert (tmp_path / "o" / "report.html").exists()

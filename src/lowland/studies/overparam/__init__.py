@@ -26,8 +26,8 @@ STUDY = Study(
     "regularisation; spread of λ_max, distance of end points",
     sizes={
         "smoke": "seconds; shows that everything works, nothing else",
-        "default": "about 6 minutes on two CPU cores; digits",
-        "paper": "[300, 100] x factor on MNIST-like data, ResNet-18 on CIFAR-10; one GPU",
+        "default": "about 5 minutes on two CPU cores; digits",
+        "paper": "[300, 100] x factor on MNIST or data like it, one GPU; give --data",
     },
     settings={"published": "momentum 0.9, learning rate 0.1, batch 128, weight decay 1e-4"},
     plan=plan,

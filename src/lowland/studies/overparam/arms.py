@@ -103,8 +103,6 @@ class Measured:
         noises: shares of wrong labels, 0 first.
         regularised: the networks that are trained with more weight decay too, ascending.
         sparsities: of the masks on the largest network.
-        resnets: groups of the residual networks by number of parameters, ascending; none where
-            they are not trained.
         radii: every ρ > 0 of the dense grid on clean labels, ascending.
         sparse_radii: those of masked networks.
     """
@@ -117,7 +115,6 @@ class Measured:
     sparsities: Sequence[float]
     radii: Sequence[float]
     sparse_radii: Sequence[float]
-    resnets: Sequence[tuple[int, str]] = ()
 
     @property
     def widest(self) -> Hidden:

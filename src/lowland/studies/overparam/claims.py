@@ -29,7 +29,7 @@ _POINTS_REASON = (
 
 def claims(what: Measured) -> tuple[Claim, ...]:
     """Every claim, in the order of the report."""
-    return (*_size(what), *_settings(what), *_regularisation(what), *_why(what), *_elsewhere(what))
+    return (*_size(what), *_settings(what), *_regularisation(what), *_why(what))
 
 
 def _size(what: Measured) -> tuple[Claim, ...]:
@@ -218,32 +218,5 @@ def _why(what: Measured) -> tuple[Claim, ...]:
             rule=AtLeast(ORDER),
             reason="τ = 0.2: three pairs of sizes in five are in the order that is claimed.",
             find=partial(space.variability_and_gain, what=what),
-        ),
-    )
-
-
-def _elsewhere(what: Measured) -> tuple[Claim, ...]:
-    return (
-        Claim(
-            name="resnet-gain-grows",
-            sentence="Wider ResNet-18s gain more from SAM.",
-            source=ABSTRACT,
-            published=f"shape: across diverse domains; {NOT_HERE}",
-            effect=f"as gain-grows, over widths of a ResNet-18, at {_CHOSEN}",
-            unit="points",
-            rule=AtLeast(POINTS),
-            reason=_POINTS_REASON,
-            find=partial(findings.resnet_gain_grows, what=what),
-        ),
-        Claim(
-            name="reinforcement-learning",
-            sentence="Larger agents gain more from SAM in reinforcement learning.",
-            source="experiments on Atari games",
-            published=f"shape: across diverse domains; {NOT_HERE}",
-            effect="none: no agents are trained here",
-            unit="",
-            rule=AtLeast(0.0),
-            reason="Any gain would count.",
-            find=findings.reinforcement_learning,
         ),
     )

@@ -55,7 +55,6 @@ def figures(runs: Runs, what: Measured) -> list[Drawing | HeatMap]:
         _regularised,
         _solutions,
         _bias,
-        _resnets,
     )
     found: list[Drawing | HeatMap] = []
     for make in makers:
@@ -270,17 +269,6 @@ def _bias(runs: Runs, what: Measured) -> Iterator[Drawing]:
 def _coloured(line: Line, rho: float) -> Line:
     """The line in the colour of its ρ."""
     return Line(name=line.name, x=line.x, y=line.y, low=line.low, high=line.high, rho=rho)
-
-
-def _resnets(runs: Runs, what: Measured) -> Iterator[Drawing]:
-    if _present(runs, what.resnets):
-        yield Drawing(
-            title="Gain of SAM over SGD against parameters, ResNet-18",
-            x=_PARAMETERS,
-            y=_GAIN,
-            lines=[_gain_line(runs, "ResNet-18", what.resnets)],
-            note=f"ρ chosen at each width on other seeds; {_INTERVALS}",
-        )
 
 
 def tables(runs: Runs, what: Measured) -> list[Sheet]:

@@ -264,24 +264,3 @@ def _against_neither(of: Callable[..., Effects]) -> dict[str, Effects]:
         **{cell: minus(of(cell), of("neither")) for cell in cells},
         "on test images": minus(either, of("neither", TEST)),
     }
-
-
-def resnet_gain_grows(runs: Runs, what: Measured) -> Finding:
-    """The gain of residual networks; the best ρ beside."""
-    if not what.resnets:
-        raise NotMeasuredError(
-            "residual networks are trained at size paper, on colour images of 32 pixels or more: "
-            "--size paper --data cifar:FOLDER, on a GPU"
-        )
-    return Finding(
-        effects=gain_growth(runs, what.resnets),
-        beside={
-            "on test images": gain_growth(runs, what.resnets, column=TEST),
-            "log10 of the best ρ": radius_growth(runs, what.resnets),
-        },
-    )
-
-
-def reinforcement_learning(runs: Runs) -> Finding:
-    """Nothing here learns by reinforcement."""
-    raise NotMeasuredError("the agents and games of the paper are not part of this library")

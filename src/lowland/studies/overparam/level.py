@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from lowland.studies.overparam.curvature import largest_eigenvalues
+from lowland.studies.overparam.curvature import ROWS, largest_eigenvalues
 from lowland.train.stack import Stack
 
 Weights = dict[str, Tensor]
@@ -45,14 +45,16 @@ class Crossing:
         if not len(own):
             return
         now = {name: p[own] for name, p in stack.parameters.items()}
-        loss = losses(stack.call(now, inputs, shared=True), labels[own])
+        rows = max(1, ROWS // len(own))
+        logits = [stack.call(now, part, shared=True) for part in torch.split(inputs, rows)]
+        loss = losses(torch.cat(logits, dim=1), labels[own])
         down = loss <= self.level
         for side, there, chosen in ((0, self.above, ~down), (1, self.below, down)):
-            rows = own[chosen]
+            members = own[chosen]
             for name, p in now.items():
-                there[name][rows] = p[chosen]
-            self._times[side, rows] = step
-            self._losses[side, rows] = loss[chosen]
+                there[name][members] = p[chosen]
+            self._times[side, members] = step
+            self._losses[side, members] = loss[chosen]
         self._open[own[down]] = False
 
     def sharpness(

@@ -1,4 +1,4 @@
-"""The runs of the study: stacks of networks, and recipes of residual networks at size paper."""
+"""The runs of the study: stacks of networks."""
 
 from __future__ import annotations
 
@@ -11,17 +11,9 @@ from lowland.core.errors import InputError, unknown
 from lowland.studies.overparam.arms import MASKS, Arm, Measured, shown
 from lowland.studies.overparam.claims import claims
 from lowland.studies.overparam.drawings import figures, panels, tables
-from lowland.studies.overparam.sizes import (
-    RESNET,
-    RESNET_RADII,
-    RESNET_SEEDS,
-    RESNET_WIDTHS,
-    SIZES,
-    SMALL,
-    Size,
-)
+from lowland.studies.overparam.sizes import SIZES, SMALL, Size
 from lowland.studies.overparam.sweep import SWEEP
-from lowland.studies.recipes import all_rhos, at, own_settings
+from lowland.studies.recipes import all_rhos, own_settings
 from lowland.studies.study import Choice, Plan, Planned
 from lowland.train import Experiment
 
@@ -54,7 +46,6 @@ def plan(choice: Choice) -> Plan:
     size = _changed(SIZES[choice.size], choice)
     training = size.training
     data = load(choice.data, limit=training["limit"], held_out=training["held_out"])
-    resnets = _resnet_groups(data) if choice.size == "paper" and _has_room(data) else {}
     what = Measured(
         inputs=data.shape[0] * data.shape[1] * data.shape[2],
         classes=data.classes,
@@ -64,12 +55,10 @@ def plan(choice: Choice) -> Plan:
         sparsities=size.sparsities,
         radii=size.radii,
         sparse_radii=size.sparse_radii,
-        resnets=tuple((count, group) for group, (_, count) in resnets.items()),
     )
     seeds = choice.seed_range(size.seeds)
     runs = [*_stacks(choice, size, what, seeds)]
     runs += _solutions(choice, size, what, seeds)
-    runs += _resnets(choice, {group: width for group, (width, _) in resnets.items()})
     return Plan(
         runs=tuple(runs),
         claims=claims(what),
@@ -78,7 +67,7 @@ def plan(choice: Choice) -> Plan:
         notes=_notes(data, size, what),
         figures=partial(figures, what=what),
         tables=partial(tables, what=what),
-        aside=(*(what.extra(hidden) for hidden in size.sizes), *resnets),
+        aside=tuple(what.extra(hidden) for hidden in size.sizes),
     )
 
 
@@ -175,36 +164,6 @@ def _planned(
     return Planned(group=group, recipe=experiment, many=True)
 
 
-def _has_room(data: ImageData) -> bool:
-    """Whether a ResNet-18 has colour images of 32 pixels or more to look at."""
-    return data.shape[0] == 3 and min(data.shape[1:]) >= 32
-
-
-def _resnet_groups(data: ImageData) -> dict[str, tuple[int, int]]:
-    """Width and number of parameters of the residual networks, by group."""
-    import torch
-
-    from lowland.models import create
-
-    found = {}
-    for width in RESNET_WIDTHS:
-        with torch.random.fork_rng(devices=[]):
-            net = create(RESNET["model"], shape=data.shape, classes=data.classes, width=width)
-        count = sum(p.numel() for p in net.parameters())
-        found[f"resnet18 width {width}"] = (width, count)
-    return found
-
-
-def _resnets(choice: Choice, widths: Mapping[str, int]) -> Iterator[Planned]:
-    from lowland.train import Recipe
-
-    for seed in choice.seed_range(RESNET_SEEDS):
-        for group, width in widths.items():
-            base = Recipe.from_mapping({**RESNET, "data": choice.data, "width": width})
-            for rho in all_rhos(choice, RESNET_RADII):
-                yield Planned(group=group, recipe=at(base, choice.method, rho, seed))
-
-
 def _notes(data: ImageData, size: Size, what: Measured) -> tuple[str, ...]:
     training = size.training
     sizes = f"{len(data.train)} train, {len(data.validation)} validation, {len(data.test)} test"
@@ -225,5 +184,6 @@ def _notes(data: ImageData, size: Size, what: Measured) -> tuple[str, ...]:
         f"loss. Solutions at one train loss: at the end of the first epoch at or below "
         f"{size.level:g}.",
         "The claims on moments of Hessians and on the rate of convergence are overparam/minima; "
-        "other networks and data are overparam/workloads.",
+        "residual networks, transformers, other data and, without data here, reinforcement "
+        "learning are overparam/workloads.",
     )

@@ -141,19 +141,3 @@ SIZES: Mapping[str, Size] = {
         device="auto",
     ),
 }
-
-RESNET: Mapping[str, Any] = {
-    "model": "resnet18",
-    "lr": 0.1,
-    "momentum": 0.9,
-    "weight_decay": 5e-4,
-    "batch_size": 128,
-    "epochs": 200,
-    "schedule": "halves",
-    "augment": True,
-    "evaluations": 10,
-}
-"""ResNet-18 as published, at size paper; batch size and augmentation are ours."""
-RESNET_WIDTHS = (4, 8, 16, 32, 64)
-RESNET_RADII = (0.02, 0.05, 0.1, 0.2)
-RESNET_SEEDS = 3
