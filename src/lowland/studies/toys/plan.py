@@ -107,8 +107,9 @@ def _changed(sizes: Mapping[str, int], overrides: Sequence[str]) -> dict[str, in
 
 def _runs(sizes: Mapping[str, int], seeds: range) -> Iterator[Planned]:
     """The published starts, then ten draws after the others."""
-    starts = dict(_paths(sizes))
-    for group, (function, settings) in starts.items():
+    drawn = {**sizes, "beale": max(2, sizes["beale"] // 4), "drift": max(2, sizes["drift"] // 2)}
+    starts = dict(_paths(drawn))
+    for group, (function, settings) in _paths(sizes):
         one = {**settings, "count": 1, "points": 25, "published": True}
         yield _planned(PUBLISHED[group], function, one, 0)
     for first in range(seeds.start, seeds.stop, TOGETHER):
@@ -194,6 +195,9 @@ def _notes(sizes: Mapping[str, int]) -> tuple[str, ...]:
         "Three forms on saddles: USAM (ε = ρ·g) is what is analysed; SAM (ε = ρ·g/‖g‖) is what the "
         "published figures ran; and where gradients are not zeroed between the passes the step is "
         "along g + g̃, twice as long.",
+        "From the published starts trajectories have the published number of steps; from drawn "
+        "ones Beale's has a quarter of it and the drift half: enough for SAM to be at the saddle, "
+        "or far along the valley.",
         "Settings of the PL runs are the authors' own: ρ and η from μ, L, n and b.",
         f"Advantages by histogram have {BINS} bins of equal width over the central 99% of draws "
         "and are biased upwards; what they find between halves of one sample is drawn beside.",
