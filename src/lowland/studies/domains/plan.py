@@ -144,6 +144,7 @@ def _stacked(choice: Choice, data: ImageData) -> bool:
 
 
 def _stacks(choice: Choice, names: Mapping[str, Mapping[str, str]]) -> Iterator[Planned]:
+    from lowland.data import places
     from lowland.train.settings import parse
 
     if choice.method != "sam":
@@ -155,7 +156,6 @@ def _stacks(choice: Choice, names: Mapping[str, Mapping[str, str]]) -> Iterator[
     settings = {**_COMMON, **_SIZES[choice.size], **changes}
     seeds = choice.seed_range(_SEEDS[choice.size])
     radii = all_rhos(choice, _RHOS[choice.size])
-    place = choice.data.partition(":")[2].partition(",")[0]
     for first in range(seeds.start, seeds.stop, _TOGETHER):
         count = min(_TOGETHER, seeds.stop - first)
         for kind, by_domain in names.items():
@@ -165,7 +165,7 @@ def _stacks(choice: Choice, names: Mapping[str, Mapping[str, str]]) -> Iterator[
                     settings={**settings, "data": name, "count": count, "radii": radii},
                     method="sam",
                     seed=first,
-                    files=(place,) if place else (),
+                    files=places(name),
                 )
                 yield Planned(group=f"{kind} {domain}", recipe=experiment, many=True)
 
