@@ -26,6 +26,7 @@ def notes(choice: Choice, sweeps: Sequence[Sweep]) -> tuple[str, ...]:
 
     does = "; ".join(f"{s.workload.title}: {s.workload.does}" for s in sweeps)
     rates = ", ".join(f"{s.workload.title} {s.workload.lr:g}" for s in sweeps)
+    decays = sorted({s.workload.weight_decay for s in sweeps})
     kept = (
         "Data: captions; no image is in two splits, and the vocabulary is that of the training "
         "captions. A word out of the vocabulary is read and never asked for."
@@ -38,9 +39,8 @@ def notes(choice: Choice, sweeps: Sequence[Sweep]) -> tuple[str, ...]:
         f"{does}.",
         kept,
         "All networks of a width are trained side by side (lowland.train.stack), so none has "
-        "BatchNorm or dropout. SGD with momentum 0.9, weight decay 5e-4, a cosine schedule; "
-        f"learning rates {rates}, chosen on seeds from 1000 on so that the widest networks fit "
-        "their training examples.",
+        f"BatchNorm or dropout. SGD with momentum 0.9, weight decay {decays[0]:g}, a cosine "
+        f"schedule; learning rates {rates}, chosen on seeds from 1000 on.",
         *_COMMON,
     )
 

@@ -25,11 +25,8 @@ SETTINGS = ("workloads", "widths", "epochs", "images", "words")
 
 RHOS = {"smoke": (0.03, 0.1), "default": (0.01, 0.03, 0.1, 0.3)}
 SEEDS = {"smoke": 2, "default": 10}
-TOGETHER = 10
-"""Seeds that are computed together."""
-
 EVALUATIONS = 4
-WORDS = 1_000
+WORDS = 500
 SMOKE_IMAGES = 60
 
 
@@ -41,7 +38,7 @@ class _Training:
         workloads: those that run.
         widths: of all of them, or None for each one's own.
         epochs: of all of them, or None for each one's own.
-        images: to train on at most, or None for all.
+        images: to train on at most, or None for each one's own number.
         words: of the vocabulary of captions.
     """
 
@@ -54,6 +51,10 @@ class _Training:
     def widths_of(self, workload: Workload) -> tuple[int, ...]:
         """Ascending."""
         return self.widths or workload.widths
+
+    def images_of(self, workload: Workload) -> int | None:
+        """The most images to train on; None for all."""
+        return self.images or workload.images
 
 
 def plan(choice: Choice) -> Plan:
@@ -80,7 +81,7 @@ def plan(choice: Choice) -> Plan:
     fingerprint = ""
     for workload in training.workloads:
         task, fingerprint = open_task(
-            workload.name, choice.data, limit=training.images, words=training.words
+            workload.name, choice.data, limit=training.images_of(workload), words=training.words
         )
         sweeps.append(_sweep(workload, training.widths_of(workload), task))
         runs += list(_runs(choice, workload, training, rhos, seeds, fingerprint))
@@ -145,16 +146,16 @@ def _runs(
     fingerprint: str,
 ) -> Iterator[Planned]:
     """The widest first, which take longest; some seeds after the others."""
-    for first in range(seeds.start, seeds.stop, TOGETHER):
+    for first in range(seeds.start, seeds.stop, workload.together):
         for width in reversed(training.widths_of(workload)):
             settings = {
-                "count": min(TOGETHER, seeds.stop - first),
+                "count": min(workload.together, seeds.stop - first),
                 "radii": rhos,
                 "width": width,
                 "workload": workload.name,
                 "data": choice.data,
                 "fingerprint": fingerprint,
-                "images": training.images,
+                "images": training.images_of(workload),
                 "words": training.words,
                 "epochs": training.epochs or workload.epochs,
                 "evaluations": EVALUATIONS,
