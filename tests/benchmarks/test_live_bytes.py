@@ -133,6 +133,7 @@ def test_copies_of_the_parameters_show(read: Any, wasted: int, kept: bool) -> No
     assert needs.peak / COPY == pytest.approx(expected, abs=0.1)
 
 
+@pytest.mark.slow
 def test_sam_keeps_to_its_bound_and_waste_is_called_too_much(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

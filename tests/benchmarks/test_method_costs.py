@@ -252,6 +252,7 @@ def test_aims_are_judged_by_what_was_measured(ratio: float, peak: float) -> None
     assert line.count("met") == 3 * (ratio <= 1.25)
 
 
+@pytest.mark.slow
 def test_the_whole_table_on_a_small_network(tmp_path: Path) -> None:
     """Every row's step has run in `test_passes_are_as_counted`: here a few are enough."""
     wanted = ["plain", "forward", "sam", "last-layer-sam", "looksam", "esam", "saf", "sl-sam"]

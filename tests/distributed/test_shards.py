@@ -112,6 +112,7 @@ def test_sharded_checkpoints(world: int, tmp_path: Path) -> None:
             assert close(result[key], saved[0][key]), f"{key}: another number of ranks"
 
 
+@pytest.mark.slow
 def test_checkpoints_of_the_plain_base_load_into_it_and_back(tmp_path: Path) -> None:
     kind, settings = BASES["adamw"]
     model = network(3, DOUBLE, norm=False)
@@ -131,6 +132,7 @@ def test_checkpoints_of_the_plain_base_load_into_it_and_back(tmp_path: Path) -> 
         assert close(result["back"], trail[8])
 
 
+@pytest.mark.slow
 def test_micro_batches_exchange_once_a_pass(tmp_path: Path) -> None:
     expected, _ = alone("sam", scheduled=True)
     assert not close(expected, alone("sam")[0])
@@ -145,6 +147,7 @@ def test_one_shard_overflows_and_all_skip(tmp_path: Path) -> None:
     all_skipped_the_second(results)
 
 
+@pytest.mark.slow
 def test_local_is_refused(tmp_path: Path) -> None:
     for said in run("shard_cases", "local_is_refused", 2, tmp_path):
         assert "parameters are sharded" in said

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from hf_cases import RHO, base_over, counted, weighted
 from tiny_trainers import (
@@ -81,6 +82,7 @@ def reference(across: str, perturb: str, folder: Path) -> list[list[Tensor]]:
     return trail
 
 
+@pytest.mark.slow
 def test_two_processes_equal_one(tmp_path: Path) -> None:
     """An ε from the window or the micro-batch, over both processes ("global") or each process's
     own ("local")."""

@@ -297,6 +297,7 @@ def test_smoke_size_measures_everything(tmp_path: Path) -> None:
     assert all(run["history"]["weight-rank"][-1] > 0 for run in results["runs"])
 
 
+@pytest.mark.slow
 def test_one_arm_is_read(tmp_path: Path) -> None:
     plan = planned(size="smoke", overrides=("limit=300", "epochs=1"))
     reading = next(p.recipe for p in plan.runs if p.group == RESNET and p.recipe.rho == 0)

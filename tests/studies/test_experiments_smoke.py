@@ -49,6 +49,7 @@ class Here:
         return [outcomes[recipe] for recipe in recipes]
 
 
+@pytest.mark.slow
 def test_every_experiment_runs_and_measures_its_claims(tmp_path: Path) -> None:
     launcher: Launcher = Here()  # type: ignore[assignment]
     begun = time.process_time()

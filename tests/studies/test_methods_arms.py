@@ -55,6 +55,7 @@ def test_epochs_at_equal_compute(name: str, epochs: int) -> None:
     assert arm.epochs_at_equal_compute(1) >= 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in ARMS if name not in APART])
 def test_a_step_has_the_passes_that_its_arm_says(name: str) -> None:
     """Forwards and backwards are counted where they happen, over a period of LookSAM's steps."""

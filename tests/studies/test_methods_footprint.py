@@ -22,6 +22,7 @@ def measured(method: str, **changes: object) -> dict[str, float]:
     return row
 
 
+@pytest.mark.slow
 def test_resting_bytes_are_weights_gradients_momentum_and_the_copies_of_the_method() -> None:
     model = create("preact-resnet-small", shape=(1, 8, 8), classes=10, width=8)
     weights = sum(4 * p.numel() for p in model.parameters())

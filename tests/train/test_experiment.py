@@ -209,6 +209,7 @@ def test_rows_that_are_none_are_refused_and_what_is_not_finite_is_marked(tmp_pat
     ]
 
 
+@pytest.mark.slow
 def test_recipes_and_experiments_side_by_side_in_one_pool(tiny: Any, tmp_path: Path) -> None:
     """Equal ones once, whatever their labels; what fails is one line and leaves the others."""
     good, again = made(method="one"), made(method="another")

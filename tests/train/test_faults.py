@@ -168,6 +168,7 @@ for room in (8_000, 24_000):
 """
 
 
+@pytest.mark.slow
 def test_a_really_full_disk(tiny: Make, tmp_path: Path) -> None:
     """On a file system of its own in memory, where this system lets a user mount one."""
     disk = tmp_path / "disk"

@@ -56,6 +56,7 @@ def test_measuring_does_not_change_the_run_by_one_bit(
     assert not (without / MEASURED).exists()
 
 
+@pytest.mark.slow
 def test_no_instrument_changes_the_run(tiny: Make, tmp_path: Path) -> None:
     changes = {**NET, "rank_examples": 30, "evaluations": 1}
     options = {

@@ -83,6 +83,7 @@ def test_a_factory_that_raises_costs_one_warning(tiny: Make, tmp_path: Path) -> 
     assert read_record(folder)["status"] == "finished"
 
 
+@pytest.mark.slow
 def test_a_failing_logger_in_a_worker_is_a_note_and_not_noise(
     tiny: Make, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

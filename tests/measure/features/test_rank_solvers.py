@@ -77,6 +77,7 @@ def test_two_stages_of_degenerate_features(kind, small_blocks) -> None:
     assert list(record.ranks.values()) == [expected, expected]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 def test_at_its_own_size(dtype) -> None:
     """Without patched sizes: the solver is chosen by itself, and streams agree with memory."""

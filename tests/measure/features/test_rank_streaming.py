@@ -255,6 +255,7 @@ def run_script(*arguments: str) -> dict[str, float]:
     return dict(json.loads(run.stdout))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's /proc")
 class TestMemory:
     """Resident memory, which sees tensors and arrays alike."""
