@@ -45,10 +45,10 @@ def made() -> Runs:
                 columns.EASY: 0.01,
                 columns.WORST: 0.4,
                 columns.GINI: 0.5,
-                columns.GINI_PHANTOM: 0.5 - rho / 10,
+                columns.GINI_PHANTOM: 0.5 - rho / 10 if step else 0.9,
                 columns.HEAD: 0.2,
-                columns.HEAD_PHANTOM: 0.2 + rho / 10,
-                columns.RATIO: rho,
+                columns.HEAD_PHANTOM: 0.2 + rho / 10 if step else 0.9,
+                columns.RATIO: rho if step else 9.0,
             }
             for k in range(POINTS):
                 share = k / (POINTS - 1)
@@ -179,6 +179,7 @@ def test_rows_of_the_arms_and_of_sam() -> None:
     assert plain[columns.CORNER_SGD] < 1e-9  # type: ignore[operator]
     assert plain[columns.CORNER_LSAM] < 1e-9  # type: ignore[operator]
     assert columns.CORNER_SGD not in moved
+    assert plain["lsam/gini-phantom"] != plain["lsam/gini"], "by the middle radius"
     whole = list(sam_runs(**common, correlation=1.0, radii=[0.0, 0.1], alone=False))  # type: ignore[arg-type]
     end = {(row["rho"], row["seed"]): row for row in whole if row["step"] == 4}
     assert end[0.0, 5][columns.TRAIN] == pytest.approx(plain["lsam/train/loss"], rel=1e-5)

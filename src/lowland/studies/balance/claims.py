@@ -74,7 +74,7 @@ def _falls(setup: Setup, network: str, setting: Setting) -> Claim:
         "training on the hard one alone, at the end",
         unit="points",
         rule=AtLeast(UNDER_LEARNED),
-        reason="Two points: a fifth of the error that a network has before it is trained.",
+        reason="Two points: half as much again as the error with the hard feature alone.",
         find=partial(findings.falls, setup=setup, network=network, setting=setting),
     )
 

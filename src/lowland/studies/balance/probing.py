@@ -18,8 +18,8 @@ from lowland.measure.probes.linear import DFR_C
 
 C = 1.0
 """The largest value of last-layer retraining, on standardised features. Of 1, 0.1, 0.01 and 0.001
-it has the lowest errors, and those nearest to the best of seven with L1: within half a point where
-that takes a hundred times as long (on seeds from 1000 on)."""
+it has the lowest errors, and those nearest to the best of seven with L1: within a point, where that
+takes forty times as long and more (on seeds from 1000 on)."""
 
 STRONG_C = 0.01
 """The smallest: a strong penalty, under which only what is large in the features is found."""
