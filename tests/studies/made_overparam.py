@@ -13,6 +13,7 @@ from lowland.studies.runs import Run, Runs
 WHAT = Measured(
     inputs=64,
     classes=10,
+    validation=100,
     sizes=((4, 4), (20, 20), (100, 100)),
     noises=(0.0, 0.2, 0.4),
     regularised=((4, 4), (100, 100)),

@@ -93,6 +93,21 @@ def test_plain_training_that_is_best_is_counted_and_stands_below_the_grid() -> N
     assert "4-4 0.05" in finding.detail
 
 
+def test_effects_that_agree_to_the_last_digit_still_have_an_interval() -> None:
+    """Errors move in steps of an image, and ρ* by steps of the grid where it is at an end."""
+    x = [tens(Arm(hidden=h)) for h in WHAT.sizes]
+    spread = sum((a - sum(x) / 3) ** 2 for a in x)
+    most = max(abs(a - sum(x) / 3) for a in x) / spread
+    runs = study(growing)
+    assert measured("gain-grows", runs)[0].resolution == pytest.approx(0.01 * most)
+    assert measured("label-noise", runs)[0].resolution == 0.01
+    finding, verdict = measured("radius-grows", runs)
+    assert finding.resolution == pytest.approx(math.log10(2) * most)
+    assert len(set(finding.effects.values())) == 1
+    assert verdict.interval is not None
+    assert verdict.interval.high > verdict.interval.low
+
+
 def test_label_noise() -> None:
     wide = tens(Arm(hidden=WHAT.widest))
     assert effect("label-noise", growing) == all_of(0.01 * wide * 9)

@@ -200,6 +200,10 @@ def test_settings_radii_and_seeds_of_the_caller() -> None:
     for overrides, words in (
         (("widths=3",), "unknown setting of overparam 'widths'"),
         (("epochs=",), "has no value"),
+        (("limit=20",), "20 training images are fewer than a batch of 32: set batch_size"),
+        (("schedule=cosin",), "unknown schedule 'cosin': did you mean 'cosine'"),
+        (("lr=-1",), "lr must be finite and 0 or more"),
+        (("evaluations=0",), "evaluations must be 1 or more"),
     ):
         with pytest.raises(InputError, match=words):
             planned(size="smoke", overrides=overrides)

@@ -99,6 +99,7 @@ class Measured:
 
     Attributes:
         inputs, classes: of the data.
+        validation: validation images.
         sizes: the dense networks, ascending.
         noises: shares of wrong labels, 0 first.
         regularised: the networks that are trained with more weight decay too, ascending.
@@ -109,6 +110,7 @@ class Measured:
 
     inputs: int
     classes: int
+    validation: int
     sizes: Sequence[Hidden]
     noises: Sequence[float]
     regularised: Sequence[Hidden]

@@ -18,6 +18,7 @@ from lowland.studies.overparam.slopes import interquartile
 from lowland.studies.runs import NotMeasuredError, Runs
 from lowland.studies.study import Effects, Panel
 
+_HEAD = ("hidden", "weights", "loss", "SGD", "SAM", "gain", "test", "early", "ρ*")
 _PARAMETERS = Axis(title="parameters", log=True)
 _GAIN = Axis(title="gain in validation error", percent=True)
 _INTERVALS = "means over seeds with 95% intervals"
@@ -283,20 +284,10 @@ def tables(runs: Runs, what: Measured) -> list[Sheet]:
             found.append(
                 Sheet(
                     title=f"Every size, {noise:.0%} wrong labels",
-                    head=(
-                        "hidden",
-                        "parameters",
-                        "train loss",
-                        "SGD",
-                        "SAM",
-                        "gain",
-                        "on test",
-                        "stopped",
-                        "ρ*",
-                    ),
+                    head=_HEAD,
                     rows=rows,
-                    note="train loss of SGD; validation errors of SGD and of SAM at the chosen ρ, "
-                    "gains at the end, on test images, and with early stopping",
+                    note="train loss of SGD; validation errors of SGD and of SAM at the chosen ρ; "
+                    "gains at the end, the same on test images, and with early stopping",
                 )
             )
     return found

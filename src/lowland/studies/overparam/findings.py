@@ -17,7 +17,7 @@ from lowland.studies.overparam.gains import (
     minus,
     slopes,
 )
-from lowland.studies.overparam.slopes import best_radius
+from lowland.studies.overparam.slopes import STEP, best_radius, largest_weight
 from lowland.studies.runs import NotMeasuredError, Runs
 from lowland.studies.study import Effects, Finding
 
@@ -41,6 +41,12 @@ def growth(runs: Runs, places: Places, of: Callable[[str], Effects]) -> Effects:
     """Per seed the slope of an effect of a group on log₁₀ of the number of parameters."""
     found = ran(runs, places)
     return slopes([math.log10(n) for n, _ in found], [of(group) for _, group in found])
+
+
+def smallest_step(runs: Runs, places: Places, value: float) -> float:
+    """The smallest step of a slope on size whose values move in steps of `value`."""
+    x = [math.log10(n) for n, _ in ran(runs, places)]
+    return value * largest_weight(x)
 
 
 def gain_growth(
@@ -67,6 +73,7 @@ def gain_grows(runs: Runs, what: Measured) -> Finding:
     return Finding(
         effects=gain_growth(runs, clean),
         detail=f"Gain in points by hidden layers: {_gains(runs, clean)}.",
+        resolution=smallest_step(runs, clean, 1 / what.validation),
         beside={
             "on test images": gain_growth(runs, clean, column=TEST),
             "with early stopping": gain_growth(runs, clean, early_stopped),
@@ -123,6 +130,7 @@ def radius_grows(runs: Runs, what: Measured) -> Finding:
             f"Geometric means of ρ* by hidden layers: {', '.join(words)}. Plain training was best "
             f"in {none} cases, which count as half the smallest ρ."
         ),
+        resolution=smallest_step(runs, clean, math.log10(STEP)),
         beside={
             "with early stopping": radius_growth(runs, clean, early_stopped),
             **{
@@ -149,6 +157,7 @@ def noise_gain(runs: Runs, what: Measured) -> Finding:
         effects=minus(of(most), of(0.0)),
         detail=f"Gain in points with {most:.0%} wrong labels, by hidden layers: "
         f"{_gains(runs, what.dense(most))}.",
+        resolution=1 / what.validation,
         beside={
             "on test images": minus(of(most, column=TEST), of(0.0, column=TEST)),
             "with early stopping": minus(of(most, early_stopped), of(0.0, early_stopped)),
@@ -170,6 +179,7 @@ def noise_growth(runs: Runs, what: Measured) -> Finding:
     most = what.noises[-1]
     return Finding(
         effects=minus(of(most), of(0.0)),
+        resolution=smallest_step(runs, what.dense(0.0), 1 / what.validation),
         beside={
             "on test images": minus(of(most, column=TEST), of(0.0, column=TEST)),
             "with early stopping": minus(of(most, early_stopped), of(0.0, early_stopped)),
@@ -199,6 +209,7 @@ def sparse_gain(runs: Runs, what: Measured, mask: str) -> Finding:
     return Finding(
         effects=average([of(s) for s in every]),
         detail=f"Dense networks of as many active weights by sparsity: {twins}.",
+        resolution=1 / what.validation / len(every),
         beside={
             **{f"sparsity {s:.0%}": of(s) for s in every},
             "on test images": average([of(s, column=TEST) for s in every]),
@@ -231,6 +242,7 @@ def regularised_gain(runs: Runs, what: Measured) -> Finding:
     return Finding(
         effects=_either(of),
         detail=f"Gain in points: {means}.",
+        resolution=0.5 / what.validation,
         beside=_against_neither(of),
     )
 
@@ -249,6 +261,9 @@ def regularised_growth(runs: Runs, what: Measured) -> Finding:
     return Finding(
         effects=_either(of),
         detail=f"Slopes in points for ten times the parameters: {means}.",
+        resolution=smallest_step(
+            runs, [(n, Arm(hidden=h, noise=noise).group) for n, h in sizes], 0.5 / what.validation
+        ),
         beside=_against_neither(of),
     )
 

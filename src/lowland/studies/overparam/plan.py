@@ -16,6 +16,7 @@ from lowland.studies.overparam.sweep import SWEEP
 from lowland.studies.recipes import all_rhos, own_settings
 from lowland.studies.study import Choice, Plan, Planned
 from lowland.train import Experiment
+from lowland.train.stack import StackPlan
 
 if TYPE_CHECKING:
     from lowland.data import ImageData
@@ -46,9 +47,11 @@ def plan(choice: Choice) -> Plan:
     size = _changed(SIZES[choice.size], choice)
     training = size.training
     data = load(choice.data, limit=training["limit"], held_out=training["held_out"])
+    _check(training, data)
     what = Measured(
         inputs=data.shape[0] * data.shape[1] * data.shape[2],
         classes=data.classes,
+        validation=len(data.validation),
         sizes=size.sizes,
         noises=size.noises,
         regularised=size.regularised,
@@ -84,6 +87,20 @@ def _changed(size: Size, choice: Choice) -> Size:
         return changed
     radii = tuple(all_rhos(choice, ())[1:])
     return dataclasses.replace(changed, radii=radii, noisy_radii=radii, sparse_radii=radii)
+
+
+def _check(training: Mapping[str, Any], data: ImageData) -> None:
+    """Refuse what no stack can be trained with, before processes are started."""
+    from lowland.train.fields import at_least
+
+    names = ("lr", "momentum", "weight_decay", "schedule", "epochs", "batch_size")
+    StackPlan(seeds=[0], **{name: training[name] for name in names})
+    at_least("evaluations", training["evaluations"], 1)
+    if len(data.train) < training["batch_size"]:
+        raise InputError(
+            f"{data.name}: {len(data.train)} training images are fewer than a batch of "
+            f"{training['batch_size']}: set batch_size or limit"
+        )
 
 
 def _arms(size: Size, what: Measured) -> Iterator[Arm]:

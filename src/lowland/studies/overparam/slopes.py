@@ -27,6 +27,15 @@ def slope(x: Sequence[float], y: Sequence[float]) -> float:
     return math.fsum((a - center) * b for a, b in zip(x, y, strict=True)) / total
 
 
+def largest_weight(x: Sequence[float]) -> float:
+    """By how much the slope on `x` changes at most where one value changes by 1.
+
+    >>> largest_weight([0.0, 1.0, 2.0])
+    0.5
+    """
+    return max(abs(slope(x, [float(i == k) for i in range(len(x))])) for k in range(len(x)))
+
+
 def best_radius(errors: Mapping[float, float]) -> float:
     """log₁₀ of the ρ with the lowest error, between grid points by a parabola.
 

@@ -81,6 +81,7 @@ def variability_and_gain(runs: Runs, what: Measured) -> Finding:
         detail="Quartile distances of ln λ_max: "
         + ", ".join(f"{shown(h)} {v:.2f}" for h, v in zip(there, spreads, strict=True))
         + ".",
+        resolution=4 / (len(gains) * (len(gains) - 1)),
     )
 
 
