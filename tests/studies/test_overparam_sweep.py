@@ -60,7 +60,8 @@ def test_noisy_labels_are_exactly_so_many_and_another_class() -> None:
     assert torch.equal(some[wrong], more[wrong]), "the wrong labels of 20% are among those of 40%"
     assert set(more[more != labels].tolist()) == set(range(10))
     assert torch.equal(noisy_labels(labels, 0.0, 10, 3), labels)
-    assert not torch.equal(noisy_labels(labels, 0.2, 10, 4), some)
+    other = noisy_labels(labels, 0.2, 10, 4)
+    assert not torch.equal(other != labels, wrong), "which ones is drawn from the seed"
     with pytest.raises(InputError, match=r"label noise is a share between 0 and 1, not 1.5"):
         noisy_labels(labels, 1.5, 10, 3)
 
