@@ -16,7 +16,7 @@ from lowland.studies.balance import STUDY, columns
 from lowland.studies.balance.columns import REDUNDANT
 from lowland.studies.balance.evaluation import sharpness, worst_groups
 from lowland.studies.balance.examples import EASY, HARD, annotated
-from lowland.studies.balance.experiment import log_steps, runs
+from lowland.studies.balance.experiment import balanced_validation, log_steps, runs
 from lowland.studies.balance.networks import NETWORKS, initialised
 from lowland.studies.balance.plan import changed, with_settings
 from lowland.studies.balance.probing import Probed, dfr_error, probing_errors
@@ -49,7 +49,7 @@ def test_every_group_has_every_seed_once_at_every_rho() -> None:
         assert settings["radii"] == radii
         assert settings["dfr"] == group.endswith(REDUNDANT)
     assert len(seen) == 8
-    assert all(sorted(seeds) == list(range(10)) for seeds in seen.values())
+    assert all(sorted(seeds) == list(range(12)) for seeds in seen.values())
     assert {seed for _, seed, _ in experiments(planned(seed=1000, seeds=3))} == {1000, 1002}
 
 
@@ -70,7 +70,7 @@ def test_settings_are_correlations_of_the_data_that_were_chosen() -> None:
         ({"data": "digit-dominoes:easy=none"}, "the study sets easy itself"),
         ({"method": "asam"}, "trained with sam, not with asam"),
         ({"overrides": ("epoch=2",)}, "unknown setting of small networks 'epoch'"),
-        ({"overrides": ("epochs=2.5",)}, "give a whole number, as epochs=30"),
+        ({"overrides": ("epochs=2.5",)}, "give a whole number, as epochs=50"),
         ({"overrides": ("epochs=0",)}, "give 1 or more"),
         ({"overrides": ("lr=-1",)}, "give 0 or more"),
         ({"overrides": ("lr=nan",)}, "lr must be finite"),
@@ -112,6 +112,15 @@ def test_examples_have_both_features_independent_where_probes_are_fitted() -> No
     assert train.x.mean().item() == pytest.approx(0.0, abs=1e-5)
     with pytest.raises(InputError, match="digits is not annotated"):
         annotated(load("digits"))
+
+
+def test_balanced_validation_is_seen_as_training_is() -> None:
+    """Normalised by the statistics of what is trained on, not by its own."""
+    images, other = load(DATA), load("digit-dominoes:correlation=0.5")
+    found = balanced_validation("digit-dominoes:correlation=0.5", images)
+    assert torch.equal(found.x, images.normalise(other.validation.images))
+    assert not torch.equal(found.x, other.normalise(other.validation.images))
+    assert len(set(found.groups.bincount().tolist())) <= 2, "equally often, up to odd numbers"
 
 
 @pytest.mark.parametrize("name", NETWORKS)

@@ -23,7 +23,7 @@ STUDY = Study(
     "and sharpness against ρ, in redundant and spurious settings",
     sizes={
         "smoke": "seconds; shows that everything works, nothing else",
-        "default": "about 5 minutes on two CPU cores; dominoes of digits",
+        "default": "about 4 minutes on two CPU cores; dominoes of digits",
         "paper": "wider networks and 30 seeds, or ResNet-18 on other annotated --data on one GPU",
     },
     settings={"minimal": "SGD at a constant learning rate, no momentum, no weight decay"},

@@ -28,7 +28,7 @@ _SIZES: Mapping[str, Mapping[str, Any]] = {
     "default": {"epochs": 30, "evaluations": 4, "width": 32, "toy_epochs": 30},
     "paper": {"epochs": 60, "evaluations": 10, "width": 64, "toy_epochs": 80},
 }
-_COMMON = {"lr": 0.05, "toy_lr": 0.1, "batch_size": 64}
+_COMMON = {"lr": 0.2, "toy_lr": 0.1, "batch_size": 64}
 
 
 def plan(choice: Choice) -> Plan:
