@@ -109,6 +109,16 @@ def test_the_graph_task_trains_on_labelled_nodes_alone() -> None:
     assert float(found["test/error"][0]) == pytest.approx(float(wrong.float().mean()))
 
 
+def test_a_graph_of_fewer_nodes_than_neighbours() -> None:
+    few = make_data(
+        train=make_split([0, 1]),
+        validation=make_split([0], first=100),
+        test=make_split([0, 1], first=200),
+    )
+    with pytest.raises(InputError, match="5 nodes cannot have 5 neighbours each: use 6 nodes"):
+        GraphTask(few)
+
+
 def test_large_splits_are_judged_on_some() -> None:
     many = make_data(test=make_split([0, 1, 2] * 900, first=200))
     assert len(judged(many)["test"]) == 2_000

@@ -59,7 +59,7 @@ WORKLOADS: Mapping[str, Workload] = {
             width="units of the state",
             widths=(6, 10, 18, 32),
             lr=0.4,
-            epochs=40,
+            epochs=32,
         ),
         Workload(
             name="gcn",
@@ -69,7 +69,7 @@ WORKLOADS: Mapping[str, Workload] = {
             width="hidden units of a node",
             widths=(12, 24, 48, 96),
             lr=0.1,
-            epochs=150,
+            epochs=100,
             batch_size=1_000_000,
             published="a graph network is named, without numbers",
         ),
@@ -80,7 +80,7 @@ WORKLOADS: Mapping[str, Workload] = {
             width="size of a token",
             widths=(8, 12, 16, 24),
             lr=0.05,
-            epochs=30,
+            epochs=24,
             published="ViT on CIFAR-10, width; numbers not at hand",
         ),
         Workload(
@@ -90,7 +90,7 @@ WORKLOADS: Mapping[str, Workload] = {
             width="channels of the first block",
             widths=(4, 6, 8, 16),
             lr=0.1,
-            epochs=30,
+            epochs=24,
             published="ResNet-18 on CIFAR-10, base filters 64 times a factor; numbers not at hand",
         ),
         Workload(
