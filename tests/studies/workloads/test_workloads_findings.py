@@ -73,16 +73,24 @@ def test_ties_count_with_the_mean_of_their_logarithms() -> None:
     assert found == pytest.approx(dict.fromkeys(range(3), -1.5))
 
 
+def with_lost(group: str, rho: float, seed: int) -> Runs:
+    """All runs, of which one diverged."""
+    nothing = {"validation/error": [None] * 4}
+    return Runs(
+        [
+            dataclasses.replace(run, history={**run.history, **nothing}, diverged=True)
+            if (run.group, run.rho, run.seed) == (group, rho, seed)
+            else run
+            for run in every()
+        ]
+    )
+
+
 def test_a_run_that_diverged_is_never_best_and_its_radius_never_chosen() -> None:
-    lost = [
-        dataclasses.replace(
-            run, history={**run.history, "validation/error": [None] * 4}, diverged=True
-        )
-        if (run.group, run.rho, run.seed) == ("lstm/16", 0.1, 1)
-        else run
-        for run in every()
-    ]
-    runs = Runs(lost)
+    first = with_lost("lstm/4", 0.01, 2)  # wherever in the grid it is
+    best = findings.best_radii(first, "lstm/4", "validation/error")
+    assert best == pytest.approx({0: -2, 1: -2, 2: -1})
+    runs = with_lost("lstm/16", 0.1, 1)
     best = findings.best_radii(runs, "lstm/16", "validation/error")
     assert best == pytest.approx({0: -1, 1: -2, 2: -1})
     tuned = findings.tunings(runs, SWEEP)[-1]
