@@ -324,7 +324,7 @@ def test_the_module_is_the_command() -> None:
     assert done.stdout == ""
     (line,) = done.stderr.splitlines()
     assert line.startswith(
-        "lowland: error: unknown study 'lowrank': did you mean 'low-rank'? known: low-rank, "
+        "lowland: error: unknown study 'lowrank': did you mean 'low-rank'? known: "
     )
 
 
