@@ -24,8 +24,8 @@ def study(
     data: Annotated[
         str | None,
         typer.Option(
-            help="Data set: digits, fashion-mnist, parquet:PATH, imagefolder:PATH, hf:NAME. "
-            "[default: the study's own]"
+            help="Data set: digits, npz:PATH, parquet:PATH, imagefolder:PATH, hf:NAME, "
+            "waterbirds:PATH and others (docs/data.md). [default: the study's own]"
         ),
     ] = None,
     setting: Annotated[

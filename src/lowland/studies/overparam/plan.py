@@ -154,6 +154,8 @@ def _planned(
     count: int,
     radii: Sequence[float],
 ) -> Planned:
+    from lowland.data import places
+
     settings = {
         **size.training,
         "count": count,
@@ -168,15 +170,13 @@ def _planned(
         settings |= {"mask": arm.mask, "sparsity": arm.sparsity}
     if arm == Arm(hidden=arm.hidden):
         settings |= {"products": size.products, "level": size.level}
-    place = choice.data.partition(":")[2]
-    files = (place,) if place and not choice.data.startswith("hf:") else ()
     experiment = Experiment(
         function=SWEEP,
         settings=settings,
         seed=first,
         method="sam",
         device=size.device,
-        files=files,
+        files=places(choice.data),
     )
     return Planned(group=group, recipe=experiment, many=True)
 
