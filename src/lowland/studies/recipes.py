@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from lowland.core.errors import InputError
+from lowland.core.errors import InputError, unknown
 
 if TYPE_CHECKING:
     from lowland.studies.study import Choice
@@ -45,6 +45,34 @@ def own_settings(
         else:
             own[key.strip()] = text.strip()
     return own, rest
+
+
+def changed_sizes(
+    of: str, sizes: Mapping[str, int], overrides: Sequence[str], *, least: int
+) -> dict[str, int]:
+    """Whole numbers of a study's own with ``key=value`` applied.
+
+    Args:
+        of: whose settings, for the message.
+        sizes: by key.
+        overrides: the changes.
+        least: the smallest number that does.
+
+    Raises:
+        InputError: an unknown key, or no such number.
+
+    >>> changed_sizes("the toys", {"steps": 100}, ["steps=5"], least=2)
+    {'steps': 5}
+    """
+    changed = dict(sizes)
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if key not in sizes:
+            raise unknown(f"setting of {of}", key, sizes)
+        if not equals or not text.strip().isdigit() or int(text) < least:
+            raise InputError(f"--set {override}: give a whole number from {least} on, as {key}=100")
+        changed[key] = int(text)
+    return changed
 
 
 def base_recipe(

@@ -17,11 +17,10 @@ from lowland.studies.contrastive.columns import TOWERS, TRAIN_LOSS, VALIDATION_E
 from lowland.studies.contrastive.findings import chosen_rhos, mean_fall, one_rank
 from lowland.studies.effects import (
     choose_left_out,
-    common_level,
     mean,
     relative_fall,
-    value_at_level,
 )
+from lowland.studies.matched import at_equal_loss
 from lowland.studies.runs import NotMeasuredError, Run, Runs
 from lowland.studies.study import Effects, Finding
 
@@ -195,14 +194,9 @@ def matched(runs: Runs, others: dict[int, Run], column: str) -> dict[int, float]
         if any(one.diverged for one in pair):
             found[seed] = math.nan
             continue
-        losses = [one.curve(TRAIN_LOSS) for one in pair]
-        level = common_level(losses)
-        if level is not None:
-            plain, other = (
-                value_at_level(loss, one.curve(column), level)
-                for loss, one in zip(losses, pair, strict=True)
-            )
-            found[seed] = plain - other
+        values = at_equal_loss(pair, column, loss=TRAIN_LOSS)
+        if values is not None:
+            found[seed] = values[0] - values[1]
     return found
 
 

@@ -16,12 +16,11 @@ from lowland.studies.causes.columns import Measured, collapse_column, rank_colum
 from lowland.studies.effects import (
     choose_left_out,
     chosen_words,
-    common_level,
     kendall,
     mean,
     relative_fall,
-    value_at_level,
 )
+from lowland.studies.matched import at_equal_loss
 from lowland.studies.runs import NotMeasuredError, Run, Runs
 from lowland.studies.study import Effects, Finding
 
@@ -321,16 +320,8 @@ def fall_at_matched_loss(runs: Runs, plain: Place, other: Place, column: str) ->
     def effect(a: Run, b: Run) -> float | None:
         if a.diverged or b.diverged:
             return math.nan
-        losses = [run.curve(columns.TRAIN_LOSS) for run in (a, b)]
-        level = common_level(losses)
-        if level is None:
-            return None
-        return relative_fall(
-            *(
-                value_at_level(loss, run.curve(column), level)
-                for loss, run in zip(losses, (a, b), strict=True)
-            )
-        )
+        values = at_equal_loss([a, b], column, loss=columns.TRAIN_LOSS)
+        return None if values is None else relative_fall(*values)
 
     return _paired(runs, plain, other, effect)
 

@@ -22,11 +22,10 @@ from lowland.studies.contrastive.columns import (
 from lowland.studies.effects import (
     choose_left_out,
     chosen_words,
-    common_level,
     mean,
     relative_fall,
-    value_at_level,
 )
+from lowland.studies.matched import at_equal_loss
 from lowland.studies.runs import NotMeasuredError, Runs
 from lowland.studies.study import Effects, Finding
 
@@ -84,12 +83,7 @@ def at_common_loss(
     runs: Runs, group: str, rhos: list[float], seed: int, column: str
 ) -> list[float] | None:
     """A column at the lowest train loss that all ρ of a seed reach; None where there is none."""
-    losses = [runs.curve(group, rho, seed, TRAIN_LOSS) for rho in rhos]
-    level = common_level(losses)
-    if level is None:
-        return None
-    curves = [runs.curve(group, rho, seed, column) for rho in rhos]
-    return [value_at_level(loss, c, level) for loss, c in zip(losses, curves, strict=True)]
+    return at_equal_loss([runs.run(group, rho, seed) for rho in rhos], column, loss=TRAIN_LOSS)
 
 
 def error_falls(runs: Runs, group: str, way: str, what: Measured) -> Finding:

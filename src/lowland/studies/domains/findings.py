@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 from lowland.studies.domains import columns
-from lowland.studies.effects import common_level, mean, value_at_level
+from lowland.studies.effects import mean
+from lowland.studies.matched import at_equal_loss
 from lowland.studies.methods.experiments.effects import Tuned
 from lowland.studies.runs import NotMeasuredError, Runs
 from lowland.studies.study import Effects, Finding
@@ -84,16 +86,8 @@ def _at_equal_loss(tuned: Tuned) -> Effects:
     found = {}
     for seed, rho in tuned.chosen.items():
         both = [tuned.runs.run(tuned.group, r, seed) for r in (0.0, rho)]
-        losses = [run.curve(columns.TRAIN_LOSS) for run in both]
-        level = common_level(losses)
-        if level is None:
-            found[seed] = float("nan")
-            continue
-        plain, sam = (
-            value_at_level(loss, run.curve(columns.OUTSIDE), level)
-            for run, loss in zip(both, losses, strict=True)
-        )
-        found[seed] = plain - sam
+        errors = at_equal_loss(both, columns.OUTSIDE, loss=columns.TRAIN_LOSS)
+        found[seed] = math.nan if errors is None else errors[0] - errors[1]
     return found
 
 

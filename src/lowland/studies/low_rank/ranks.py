@@ -11,11 +11,9 @@ from collections.abc import Callable
 from itertools import zip_longest
 
 from lowland.studies.effects import (
-    common_level,
     kendall,
     mean,
     relative_fall,
-    value_at_level,
 )
 from lowland.studies.low_rank.columns import (
     MAIN,
@@ -25,6 +23,7 @@ from lowland.studies.low_rank.columns import (
     means_by_rho,
     rank_column,
 )
+from lowland.studies.matched import at_equal_loss
 from lowland.studies.runs import NotMeasuredError, Runs
 from lowland.studies.study import Effects, Finding
 
@@ -156,14 +155,11 @@ def rank_at_matched_loss(runs: Runs, what: Measured) -> Finding:
             if any(runs.run(MAIN, rho, seed).diverged for rho in rhos):
                 found[seed] = math.nan
                 continue
-            losses = [runs.curve(MAIN, rho, seed, TRAIN_LOSS) for rho in rhos]
-            level = common_level(losses)
-            if level is not None:
-                ends = [
-                    value_at_level(losses[i], runs.curve(MAIN, rhos[i], seed, column), level)
-                    for i in (0, -1)
-                ]
-                found[seed] = relative_fall(*ends)
+            values = at_equal_loss(
+                [runs.run(MAIN, rho, seed) for rho in rhos], column, loss=TRAIN_LOSS
+            )
+            if values is not None:
+                found[seed] = relative_fall(values[0], values[-1])
         return found
 
     column = rank_column(what.block)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from lowland.core.errors import InputError, unknown
+from lowland.core.errors import InputError
 from lowland.studies.minima.claims import claims
 from lowland.studies.minima.columns import (
     EXAMPLES,
@@ -23,6 +23,7 @@ from lowland.studies.minima.columns import (
     rate_group,
 )
 from lowland.studies.minima.figures import figures, tables
+from lowland.studies.recipes import changed_sizes
 from lowland.studies.study import Choice, Plan, Planned
 from lowland.train import Experiment
 
@@ -60,7 +61,7 @@ def plan(choice: Choice) -> Plan:
         raise InputError(f"SAM and USAM are compared with SGD: leave --method {choice.method} out")
     if choice.rhos is not None:
         raise InputError("SAM and USAM have a scale of ρ each, fixed in pilots: leave --rho out")
-    sizes = _changed(_SIZES[choice.size], choice.overrides)
+    sizes = changed_sizes("the minima", _SIZES[choice.size], choice.overrides, least=2)
     seeds = choice.seed_range(_SEEDS[choice.size])
     return Plan(
         runs=tuple(_runs(sizes, seeds)),
@@ -71,19 +72,6 @@ def plan(choice: Choice) -> Plan:
         figures=figures,
         tables=tables,
     )
-
-
-def _changed(sizes: Mapping[str, int], overrides: Sequence[str]) -> dict[str, int]:
-    """The sizes with ``key=value`` applied."""
-    changed = dict(sizes)
-    for override in overrides:
-        key, equals, text = override.partition("=")
-        if key not in sizes:
-            raise unknown("setting of the minima", key, sizes)
-        if not equals or not text.strip().isdigit() or int(text) < 2:
-            raise InputError(f"--set {override}: give a whole number from 2 on, as {key}=100")
-        changed[key] = int(text)
-    return changed
 
 
 def _runs(sizes: Mapping[str, int], seeds: range) -> Iterator[Planned]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from lowland.studies.effects import choose_left_out, common_level, mean, value_at_level
+from lowland.studies.effects import choose_left_out, mean
+from lowland.studies.matched import at_equal_loss
 from lowland.studies.overparam.columns import TRAIN_LOSS, VALIDATION
 from lowland.studies.overparam.slopes import slope
 from lowland.studies.runs import NotMeasuredError, Run, Runs
@@ -101,16 +103,8 @@ class Tuned:
         found = {}
         for seed, rho in self.chosen.items():
             both = [self.runs.run(self.group, r, seed) for r in (0.0, rho)]
-            losses = [run.curve(TRAIN_LOSS) for run in both]
-            level = common_level(losses)
-            if level is None:
-                found[seed] = float("nan")
-                continue
-            plain, sam = (
-                value_at_level(loss, run.curve(VALIDATION), level)
-                for run, loss in zip(both, losses, strict=True)
-            )
-            found[seed] = plain - sam
+            errors = at_equal_loss(both, VALIDATION, loss=TRAIN_LOSS)
+            found[seed] = math.nan if errors is None else errors[0] - errors[1]
         return found
 
 

@@ -12,11 +12,10 @@ from collections.abc import Mapping
 from lowland.studies.effects import (
     choose_left_out,
     chosen_words,
-    common_level,
     mean,
     relative_fall,
-    value_at_level,
 )
+from lowland.studies.matched import at_equal_loss
 from lowland.studies.retrieval import columns
 from lowland.studies.retrieval.columns import ERRORS, FEW, MAIN, RECALLS, TRANSFER, Setup
 from lowland.studies.runs import NotMeasuredError, Runs
@@ -191,14 +190,11 @@ def at_matched_loss(runs: Runs, setup: Setup) -> Finding:
         if any(runs.run(MAIN, rho, seed).diverged for rho in rhos):
             effects[seed] = math.nan
             continue
-        losses = [runs.curve(MAIN, rho, seed, columns.TRAIN_LOSS) for rho in rhos]
-        level = common_level(losses)
-        if level is not None:
-            ends = (
-                value_at_level(losses[i], runs.curve(MAIN, rhos[i], seed, column), level)
-                for i in (0, -1)
-            )
-            effects[seed] = relative_fall(*ends)
+        values = at_equal_loss(
+            [runs.run(MAIN, rho, seed) for rho in rhos], column, loss=columns.TRAIN_LOSS
+        )
+        if values is not None:
+            effects[seed] = relative_fall(values[0], values[-1])
     if not effects:
         raise NotMeasuredError("no seed has a train loss that all ρ reach")
     return Finding(

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from lowland.core.errors import InputError, unknown
+from lowland.core.errors import InputError
+from lowland.studies.recipes import changed_sizes
 from lowland.studies.study import Choice, Plan, Planned
 from lowland.studies.toys.claims import claims
 from lowland.studies.toys.columns import (
@@ -78,7 +79,7 @@ def plan(choice: Choice) -> Plan:
         raise InputError(f"the toys fix their methods: leave --method {choice.method} out")
     if choice.rhos is not None:
         raise InputError("the toys fix their ρ, from the published ones: leave --rho out")
-    sizes = _changed(_SIZES[choice.size], choice.overrides)
+    sizes = changed_sizes("the toys", _SIZES[choice.size], choice.overrides, least=2)
     seeds = choice.seed_range(_SEEDS[choice.size])
     return Plan(
         runs=tuple(_runs(sizes, seeds)),
@@ -90,19 +91,6 @@ def plan(choice: Choice) -> Plan:
         tables=tables,
         aside=tuple(PUBLISHED.values()),
     )
-
-
-def _changed(sizes: Mapping[str, int], overrides: Sequence[str]) -> dict[str, int]:
-    """The sizes with ``key=value`` applied."""
-    changed = dict(sizes)
-    for override in overrides:
-        key, equals, text = override.partition("=")
-        if key not in sizes:
-            raise unknown("setting of the toys", key, sizes)
-        if not equals or not text.strip().isdigit() or int(text) < 2:
-            raise InputError(f"--set {override}: give a whole number from 2 on, as {key}=100")
-        changed[key] = int(text)
-    return changed
 
 
 def _runs(sizes: Mapping[str, int], seeds: range) -> Iterator[Planned]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from lowland.studies.effects import choose_left_out, chosen_words, common_level, value_at_level
+from lowland.studies.effects import choose_left_out, chosen_words
+from lowland.studies.matched import at_equal_loss
 from lowland.studies.runs import NotMeasuredError, Runs
 from lowland.studies.study import Effects, Finding
 from lowland.studies.toys.columns import (
@@ -182,12 +183,8 @@ def _matched(runs: Runs, group: str, chosen: dict[int, float]) -> Effects:
     """The same where both first reach the lowest train loss that both reach."""
     effects = {}
     for seed, rho in chosen.items():
-        losses = [runs.curve(group, r, seed, "train_loss") for r in (0.0, rho)]
-        level = common_level(losses)
-        if level is not None:
-            values = [
-                value_at_level(loss, runs.curve(group, r, seed, "advantage"), level)
-                for loss, r in zip(losses, (0.0, rho), strict=True)
-            ]
+        pair = [runs.run(group, r, seed) for r in (0.0, rho)]
+        values = at_equal_loss(pair, "advantage", loss="train_loss")
+        if values is not None:
             effects[seed] = values[0] - values[1]
     return effects

@@ -6,7 +6,8 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from lowland.studies.effects import common_level, kendall, mean, relative_fall, value_at_level
+from lowland.studies.effects import kendall, mean, relative_fall
+from lowland.studies.matched import at_equal_loss
 from lowland.studies.runs import NotMeasuredError, Runs
 from lowland.studies.study import Effects, Finding
 from lowland.studies.two_layer.columns import (
@@ -297,14 +298,9 @@ def _matched(runs: Runs, group: str, column: str) -> Effects:
     rhos = runs.rhos(group)
     effects = {}
     for seed in runs.seeds(group):
-        losses = [runs.curve(group, rho, seed, TRAIN) for rho in rhos]
-        level = common_level(losses)
-        if level is not None:
-            ends = [
-                value_at_level(losses[i], runs.curve(group, rhos[i], seed, column), level)
-                for i in (0, -1)
-            ]
-            effects[seed] = relative_fall(*ends)
+        values = at_equal_loss([runs.run(group, rho, seed) for rho in rhos], column, loss=TRAIN)
+        if values is not None:
+            effects[seed] = relative_fall(values[0], values[-1])
     return effects
 
 

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lowland.core.errors import InputError, unknown
+from lowland.core.errors import InputError
+from lowland.studies.recipes import changed_sizes
 from lowland.studies.study import Choice, Plan, Planned
 from lowland.studies.two_layer.activations import ACTIVATIONS, PENALTIES
 from lowland.studies.two_layer.claims import claims
@@ -53,7 +54,7 @@ def plan(choice: Choice) -> Plan:
         )
     if choice.method != "sam":
         raise InputError(f"two-layer networks are trained with sam, not with {choice.method}")
-    sizes = _changed(_SIZES[choice.size], choice.overrides)
+    sizes = changed_sizes("two-layer networks", _SIZES[choice.size], choice.overrides, least=1)
     seeds = choice.seed_range(_SEEDS[choice.size])
     runs = tuple(_runs(choice, sizes, seeds))
     return Plan(
@@ -66,19 +67,6 @@ def plan(choice: Choice) -> Plan:
         tables=tables,
         aside=tuple(PUBLISHED.values()),
     )
-
-
-def _changed(sizes: Mapping[str, int], overrides: Sequence[str]) -> dict[str, int]:
-    """The sizes with ``key=value`` applied."""
-    changed = dict(sizes)
-    for override in overrides:
-        key, equals, text = override.partition("=")
-        if key not in sizes:
-            raise unknown("setting of two-layer networks", key, sizes)
-        if not equals or not text.strip().isdigit() or int(text) < 1:
-            raise InputError(f"--set {override}: give a whole number from 1 on, as {key}=100")
-        changed[key] = int(text)
-    return changed
 
 
 @dataclass(frozen=True)

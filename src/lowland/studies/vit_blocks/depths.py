@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 from fractions import Fraction
 
-from lowland.studies.effects import common_level, kendall, mean, relative_fall, value_at_level
+from lowland.studies.effects import kendall, mean, relative_fall
+from lowland.studies.matched import at_equal_loss
 from lowland.studies.runs import NotMeasuredError, Runs
 from lowland.studies.study import Effects, Finding
 from lowland.studies.vit_blocks.columns import (
@@ -65,14 +66,11 @@ def fall_at_matched_loss(runs: Runs, setup: Setup, *, group: str) -> Finding:
         if any(runs.run(group, rho, seed).diverged for rho in rhos):
             effects[seed] = math.nan
             continue
-        losses = [runs.curve(group, rho, seed, TRAIN_LOSS) for rho in rhos]
-        level = common_level(losses)
-        if level is not None:
-            ends = [
-                value_at_level(losses[i], runs.curve(group, rhos[i], seed, POOL_RANK), level)
-                for i in (0, -1)
-            ]
-            effects[seed] = relative_fall(*ends)
+        values = at_equal_loss(
+            [runs.run(group, rho, seed) for rho in rhos], POOL_RANK, loss=TRAIN_LOSS
+        )
+        if values is not None:
+            effects[seed] = relative_fall(values[0], values[-1])
     if not effects:
         raise NotMeasuredError("no seed has a train loss that all ρ reach")
     return Finding(

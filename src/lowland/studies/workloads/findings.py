@@ -6,7 +6,8 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 
-from lowland.studies.effects import common_level, mean, value_at_level
+from lowland.studies.effects import mean
+from lowland.studies.matched import at_equal_loss
 from lowland.studies.methods.experiments.effects import Tuned, differences
 from lowland.studies.runs import NotMeasuredError, Runs
 from lowland.studies.study import Effects, Finding
@@ -116,18 +117,11 @@ def at_matched_loss(runs: Runs, sweep: Sweep, tuned: Sequence[Tuned]) -> Effects
     for one in tuned:
         found = {}
         for seed, rho in one.chosen.items():
-            pair = [
-                (
-                    runs.curve(one.group, radius, seed, TRAIN_LOSS),
-                    runs.curve(one.group, radius, seed, VALIDATION_ERROR),
-                )
-                for radius in (0.0, rho)
-            ]
-            level = common_level([losses for losses, _ in pair])
-            if level is None:
+            pair = [runs.run(one.group, radius, seed) for radius in (0.0, rho)]
+            errors = at_equal_loss(pair, VALIDATION_ERROR, loss=TRAIN_LOSS)
+            if errors is None:
                 return None
-            plain, sam = (value_at_level(*of_run, level) for of_run in pair)
-            found[seed] = plain - sam
+            found[seed] = errors[0] - errors[1]
         gaps.append(found)
     return slopes(sweep, gaps)
 

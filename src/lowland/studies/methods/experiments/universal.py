@@ -28,7 +28,8 @@ from torch.nn.functional import avg_pool2d, cross_entropy
 
 from lowland import optim
 from lowland.core.seeds import derived_seed, generator
-from lowland.studies.effects import common_level, mean, relative_fall, value_at_level
+from lowland.studies.effects import mean, relative_fall
+from lowland.studies.matched import at_equal_loss
 from lowland.studies.methods.experiments.training import (
     Digits,
     Pair,
@@ -253,12 +254,8 @@ def _falls(runs: Runs, group: str, column: str, rho: float) -> Effects:
 
 def _fall_at_loss(runs: Runs, group: str, column: str, rho: float, seed: int) -> float:
     """The fall at the lowest train loss that both runs reach; NaN where they share none."""
-    losses = [runs.curve(group, r, seed, "train/loss") for r in (0.0, rho)]
-    values = [runs.curve(group, r, seed, column) for r in (0.0, rho)]
-    level = common_level(losses)
-    if level is None:
-        return math.nan
-    return relative_fall(*(value_at_level(losses[i], values[i], level) for i in (0, 1)))
+    values = at_equal_loss([runs.run(group, r, seed) for r in (0.0, rho)], column)
+    return math.nan if values is None else relative_fall(*values)
 
 
 def _least(*values: float) -> float:
