@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from lowland.core.errors import InputError
 
-if TYPE_CHECKING:
-    from lowland.data.images import Split
+
+class Annotated(Protocol):
+    """What is looked at of a split."""
+
+    @property
+    def labels(self) -> Tensor: ...
+
+    @property
+    def annotations(self) -> Mapping[str, Tensor]: ...
+
+    def __len__(self) -> int: ...
 
 
-def count_values(name: str, splits: Mapping[str, Split]) -> dict[str, int]:
+def count_values(name: str, splits: Mapping[str, Annotated]) -> dict[str, int]:
     """How many values each annotation has: one more than its largest value in any split.
 
     Raises:
@@ -44,7 +53,7 @@ def count_values(name: str, splits: Mapping[str, Split]) -> dict[str, int]:
     return counts
 
 
-def strata(split: Split) -> Tensor:
+def strata(split: Annotated) -> Tensor:
     """Number of the joint value of label and annotations of each row, int64 (n,) on the CPU.
 
     Numbers have no gaps. Without annotations they are the labels.
@@ -56,7 +65,7 @@ def strata(split: Split) -> Tensor:
     return numbers
 
 
-def joint_rows(where: str, split: Split, counts: Mapping[str, int]) -> list[Tensor]:
+def joint_rows(where: str, split: Annotated, counts: Mapping[str, int]) -> list[Tensor]:
     """The rows of each joint value of some annotations, on the CPU; the last one varies fastest.
 
     Args:

@@ -17,8 +17,9 @@ from lowland.studies.balance.columns import REDUNDANT
 from lowland.studies.balance.evaluation import sharpness, worst_groups
 from lowland.studies.balance.examples import EASY, HARD, annotated
 from lowland.studies.balance.experiment import balanced_validation, log_steps, runs
+from lowland.studies.balance.names import with_settings
 from lowland.studies.balance.networks import NETWORKS, initialised
-from lowland.studies.balance.plan import changed, with_settings
+from lowland.studies.balance.plan import changed
 from lowland.studies.balance.probing import Probed, dfr_error, probing_errors
 from lowland.studies.study import Plan
 from lowland.train import Experiment

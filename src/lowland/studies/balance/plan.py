@@ -11,6 +11,7 @@ from lowland.studies.balance.claims import claims
 from lowland.studies.balance.columns import ALONE, REDUNDANT, Setting, Setup, group_of
 from lowland.studies.balance.drawings import figures, panels, tables
 from lowland.studies.balance.experiment import RUNS
+from lowland.studies.balance.names import with_settings
 from lowland.studies.balance.recipes import recipe_plan
 from lowland.studies.recipes import all_rhos
 from lowland.studies.study import Choice, Plan, Planned
@@ -83,23 +84,6 @@ def digit_setup(data: str, test_images: int) -> Setup:
         over_time=True,
         test_images=test_images,
     )
-
-
-def with_settings(data: str, **values: str) -> str:
-    """The name of a data set with further settings.
-
-    Raises:
-        InputError: it has one of those that the study sets.
-
-    >>> with_settings("digit-dominoes:hard=3-8", correlation="1")
-    'digit-dominoes:hard=3-8,correlation=1'
-    """
-    kind, _, rest = data.partition(":")
-    parts = [part for part in rest.split(",") if part]
-    for key in ("correlation", "easy"):
-        if any(part.partition("=")[0].strip() == key for part in parts):
-            raise InputError(f"--data {data}: the study sets {key} itself: leave it out")
-    return f"{kind}:{','.join([*parts, *(f'{key}={value}' for key, value in values.items())])}"
 
 
 def changed(sizes: Mapping[str, Any], overrides: tuple[str, ...]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from lowland.studies.balance.claims import claims
 from lowland.studies.balance.columns import ALONE, REDUNDANT, Setting, Setup, group_of
 from lowland.studies.balance.drawings import figures, panels, tables
+from lowland.studies.balance.names import with_settings
 from lowland.studies.recipes import all_rhos, at, base_recipe
 from lowland.studies.study import Choice, Plan, Planned
 
@@ -86,8 +87,6 @@ def first_of(data: str) -> str:
 
 def data_setup(data: str, test_images: int) -> Setup:
     """The settings of some data: three correlations where they are made, as they are otherwise."""
-    from lowland.studies.balance.plan import with_settings
-
     kind = data.partition(":")[0]
     made = MADE.get(kind)
     return Setup(

@@ -7,7 +7,8 @@ from functools import partial
 from typing import Any
 
 from lowland.core.errors import InputError
-from lowland.studies.balance.plan import DATA, changed, with_settings
+from lowland.studies.balance.names import with_settings
+from lowland.studies.balance.plan import DATA, changed
 from lowland.studies.mechanism.claims import claims
 from lowland.studies.mechanism.columns import ALONE, Place
 from lowland.studies.mechanism.drawings import figures, panels, tables
