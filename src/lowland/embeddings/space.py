@@ -122,6 +122,3 @@ class _Rows:
     def rows(self) -> Iterator[Tensor]:
         for start, rows in self._vectors.pieces():
             yield torch.from_numpy(self._metric.normalised(rows, start, self._vectors.name))
-
-    def columns(self, start: int, stop: int) -> Tensor:
-        raise NotImplementedError("sums of products of columns read rows alone")

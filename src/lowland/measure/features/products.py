@@ -10,7 +10,7 @@ from torch import Tensor
 from lowland.core.errors import InputError
 from lowland.measure.features.gram import Half, Whole, empty_gram
 from lowland.measure.features.matrices import double, largest, unit_for
-from lowland.measure.features.source import PIECE, Features, InMemory
+from lowland.measure.features.source import PIECE, Features, InMemory, Rows
 
 NARROW = 1024
 """Features this narrow are multiplied as d-by-d in a stream's first pass, before n is known."""
@@ -53,7 +53,7 @@ class RowSums:
 
     def __init__(
         self,
-        features: Features,
+        features: Rows,
         center: str,
         *,
         with_product: bool | None,

@@ -21,12 +21,16 @@ TALL = 512
 """Rows of wide features in memory that are worth multiplying at a time."""
 
 
-class Features(Protocol):
+class Rows(Protocol):
     """An n-by-d matrix that can be read several times, row piece by row piece."""
 
     def rows(self) -> Iterator[Tensor]:
         """All rows in order, in pieces (b, d) of their own type, b > 0."""
         ...
+
+
+class Features(Rows, Protocol):
+    """One of which columns can be read too."""
 
     def columns(self, start: int, stop: int) -> Tensor:
         """Columns start..stop of all rows (n, stop - start), float64, a fresh tensor."""

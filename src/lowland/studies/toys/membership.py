@@ -119,6 +119,17 @@ def _binned(first: Tensor, second: Tensor, bins: int) -> float:
     return float((shares[0] - shares[1]).clamp_min(0).sum())
 
 
+def _drawn(
+    seed: int, examples: int, dimension: int, draws: int, noise: float
+) -> tuple[Tensor, TrainingSets, Tensor]:
+    """x₀, training sets, and what 50 predictions of each are drawn from, of members and others."""
+    generator = torch.Generator().manual_seed(seed)
+    x0 = torch.randn(dimension, generator=generator, dtype=torch.float64)
+    inputs = torch.randn(draws, examples, dimension, generator=generator, dtype=torch.float64)
+    more = torch.randn(2, draws, 50, generator=generator, dtype=torch.float64)
+    return x0, TrainingSets(x0, inputs, noise=noise), more
+
+
 def over_features(
     *,
     seed: int,
@@ -145,11 +156,7 @@ def over_features(
         noise: σ.
     """
     for one in range(seed, seed + count):
-        generator = torch.Generator().manual_seed(one)
-        x0 = torch.randn(dimension, generator=generator, dtype=torch.float64)
-        inputs = torch.randn(draws, examples, dimension, generator=generator, dtype=torch.float64)
-        more = torch.randn(2, draws, 50, generator=generator, dtype=torch.float64)
-        sets = TrainingSets(x0, inputs, noise=noise)
+        x0, sets, more = _drawn(one, examples, dimension, draws, noise)
         for p in features:
             row: Row = {"rho": 0.0, "seed": one, "features": p}
             if p > examples + 1:
@@ -187,11 +194,7 @@ def over_ridge(
         noise: σ.
     """
     for one in range(seed, seed + count):
-        generator = torch.Generator().manual_seed(one)
-        x0 = torch.randn(dimension, generator=generator, dtype=torch.float64)
-        inputs = torch.randn(draws, examples, dimension, generator=generator, dtype=torch.float64)
-        more = torch.randn(2, draws, 50, generator=generator, dtype=torch.float64)
-        sets = TrainingSets(x0, inputs, noise=noise)
+        _, sets, more = _drawn(one, examples, dimension, draws, noise)
         for p in features:
             for ridge in ridges:
                 found = sets.variances(p, ridge=ridge)
