@@ -190,6 +190,16 @@ def test_the_default_grid() -> None:
     assert first.arguments["weight_decay"] == 5e-3
 
 
+def test_networks_of_the_caller() -> None:
+    plan = planned(size="smoke", overrides=("hidden=20-8,5-2,10-4,40-16,30-12",))
+    dense = {run.group for run in plan.runs if run.group.count(",") == 0}
+    sizes = ["5-2", "10-4", "20-8", "30-12", "40-16"]
+    assert dense >= {f"mlp {size}" for size in sizes}
+    decayed = [run.group for run in plan.runs if "weight decay" in run.group]
+    assert {group.split(",")[0] for group in decayed} == {"mlp 5-2", "mlp 20-8", "mlp 40-16"}
+    assert all(run.group.startswith("mlp 40-16") for run in plan.runs if "mask" in run.group)
+
+
 def test_settings_radii_and_seeds_of_the_caller() -> None:
     plan = planned(
         size="smoke", seed=1000, seeds=1, rhos=(0.3,), overrides=("epochs=3", "limit=none")
@@ -200,6 +210,10 @@ def test_settings_radii_and_seeds_of_the_caller() -> None:
     assert (run.recipe.arguments["epochs"], run.recipe.arguments["limit"]) == (3, None)
     for overrides, words in (
         (("widths=3",), "unknown setting of overparam 'widths'"),
+        (("hidden=9,8-x",), "write units of each hidden layer, as hidden=19-6,75-25"),
+        (("hidden=9,0",), "write units of each hidden layer"),
+        (("hidden=9-9,9-9",), "a slope needs two networks or more"),
+        (("hidden=9,9-9",), "networks must have equally many hidden layers"),
         (("epochs=",), "has no value"),
         (("limit=20",), "20 training images are fewer than a batch of 32: set batch_size"),
         (("schedule=cosin",), "unknown schedule 'cosin': did you mean 'cosine'"),

@@ -11,7 +11,7 @@ from lowland.core.errors import InputError, unknown
 from lowland.studies.overparam.arms import MASKS, Arm, Measured, shown
 from lowland.studies.overparam.claims import claims
 from lowland.studies.overparam.drawings import figures, panels, tables
-from lowland.studies.overparam.sizes import SIZES, SMALL, Size
+from lowland.studies.overparam.sizes import SIZES, SMALL, Size, hidden_layers, resized
 from lowland.studies.overparam.sweep import SWEEP
 from lowland.studies.recipes import all_rhos, own_settings
 from lowland.studies.study import Choice, Plan, Planned
@@ -20,6 +20,9 @@ from lowland.train.stack import StackPlan
 
 if TYPE_CHECKING:
     from lowland.data import ImageData
+
+HIDDEN = "hidden"
+"""``--set hidden=19-6,75-25``: other networks."""
 
 _KINDS: Mapping[str, Any] = {
     "epochs": int,
@@ -78,9 +81,12 @@ def _changed(size: Size, choice: Choice) -> Size:
     """The size with what the caller set."""
     from lowland.train.settings import parse
 
-    own, rest = own_settings(choice.overrides, _KINDS)
+    names = (HIDDEN, *_KINDS)
+    own, rest = own_settings(choice.overrides, names)
     for setting in rest:
-        raise unknown("setting of overparam", setting.partition("=")[0].strip(), _KINDS)
+        raise unknown("setting of overparam", setting.partition("=")[0].strip(), names)
+    if HIDDEN in own:
+        size = resized(size, hidden_layers(own.pop(HIDDEN)))
     changes = {key: parse(key, text, _KINDS[key]) for key, text in own.items()}
     changed = dataclasses.replace(size, training={**size.training, **changes})
     if choice.rhos is None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from lowland.core.errors import InputError
 from lowland.studies.overparam.arms import Hidden, scaled
 
 SMALL = 64
@@ -141,3 +143,33 @@ SIZES: Mapping[str, Size] = {
         device="auto",
     ),
 }
+
+
+def hidden_layers(text: str) -> list[Hidden]:
+    """Networks of ``--set hidden=``, ascending.
+
+    Raises:
+        InputError: not whole numbers, fewer than two networks, or not all of one depth.
+
+    >>> hidden_layers("75-25,19-6")
+    [(19, 6), (75, 25)]
+    """
+    asked = f"--set hidden={text}"
+    found = set()
+    for network in text.split(","):
+        units = [part.strip() for part in network.split("-")]
+        if not all(part.isdecimal() and int(part) for part in units):
+            raise InputError(f"{asked}: write units of each hidden layer, as hidden=19-6,75-25")
+        found.add(tuple(map(int, units)))
+    if len(found) < 2:
+        raise InputError(f"{asked}: a slope needs two networks or more, as hidden=19-6,75-25")
+    if len({len(hidden) for hidden in found}) > 1:
+        raise InputError(f"{asked}: networks must have equally many hidden layers")
+    return sorted(found)
+
+
+def resized(size: Size, hidden: Sequence[Hidden]) -> Size:
+    """A size with other dense networks; where some of them are taken, both ends and the middle."""
+    some = list(dict.fromkeys((hidden[0], hidden[len(hidden) // 2], hidden[-1])))
+    few = hidden if len(size.few) == len(size.sizes) else some if size.few else ()
+    return dataclasses.replace(size, sizes=hidden, few=few, regularised=some)
