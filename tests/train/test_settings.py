@@ -25,6 +25,16 @@ from lowland.train.settings import Options, check, parse
         ("0,1", tuple[int, ...] | None, (0, 1)),
         ("None", tuple[int, ...] | None, None),
         ("unit,example", tuple[str, ...], ("unit", "example")),
+        (
+            "cifar-mnist-dominoes:mnist=a.npz,cifar=b, correlation = 1,parquet:c=d,digits",
+            tuple[str, ...],
+            (
+                "cifar-mnist-dominoes:mnist=a.npz,cifar=b,correlation = 1",
+                "parquet:c=d",
+                "digits",
+            ),
+        ),
+        ("easy=none", tuple[str, ...], ("easy=none",)),
         ("k=5,alpha=0.7,exact=true,kind=fast", Options, None),
     ],
 )

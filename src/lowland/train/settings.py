@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import types
 from collections.abc import Mapping, Sequence
 from typing import Any, Union, get_args, get_origin
@@ -13,6 +14,7 @@ Scalar = bool | int | float | str
 Options = tuple[tuple[str, Scalar], ...]
 """Named options, sorted by name, so that equal options are equal tuples."""
 
+_SETTING = re.compile(r"[A-Za-z_]\w*\s*=")
 _BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
 
@@ -20,7 +22,9 @@ def parse(name: str, text: str, hint: Any) -> Any:
     """The value of field `name` of type `hint` that `text` says.
 
     Lists are separated by commas (``labels=0,1,2``), options are ``key=value`` pairs separated by
-    commas (``method_options=k=5,alpha=0.7``), None is written ``none``.
+    commas (``method_options=k=5,alpha=0.7``), None is written ``none``. In a list of words what
+    begins with ``key=`` belongs to the word before: names of data sets have settings between commas
+    themselves (``transfer_data=digit-dominoes:easy=none,hard=3-8,digits`` are two).
 
     Raises:
         InputError: the text says nothing of that type.
@@ -32,7 +36,10 @@ def parse(name: str, text: str, hint: Any) -> Any:
     if kind == Options:
         return check(name, [_option(name, item) for item in items], hint)
     if get_origin(kind) is tuple:
-        return tuple(_parse_one(name, item, get_args(kind)[0]) for item in items)
+        one = get_args(kind)[0]
+        return tuple(
+            _parse_one(name, item, one) for item in (_words(items) if one is str else items)
+        )
     return check(name, _parse_one(name, text.strip(), kind), hint)
 
 
@@ -53,6 +60,17 @@ def check(name: str, value: Any, hint: Any) -> Any:
             raise _wrong(name, value, "a list")
         return tuple(_check_one(name, item, get_args(kind)[0]) for item in value)
     return _check_one(name, value, kind)
+
+
+def _words(items: Sequence[str]) -> list[str]:
+    """Words of a list, each with the settings that follow it."""
+    words: list[str] = []
+    for item in items:
+        if words and _SETTING.match(item):
+            words[-1] += f",{item}"
+        else:
+            words.append(item)
+    return words
 
 
 def _optional(hint: Any) -> tuple[Any, bool]:
