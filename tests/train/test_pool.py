@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -181,6 +182,61 @@ def test_stopping_the_pool_stops_its_workers_and_every_run_resumes(
         assert read_record(folder)["status"] == "running"
         with locked(folder):
             assert (folder / "state.json").exists()
+
+
+BUSY = """
+import time
+
+def busy(*, seed, rho):
+    time.sleep(60)  # a training that has nothing to say
+    yield {"value": 1.0}
+"""
+TERMINATED = """
+import sys
+from lowland.train import Experiment, run_all
+tell = lambda event: print("started", flush=True)
+run_all([Experiment(function="busy_rows:busy")], sys.argv[1], workers=1, on_progress=tell)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_a_worker_that_says_nothing_ends_with_its_parent(tmp_path: Path, how: int) -> None:
+    """And leaves its directory to the next call."""
+    (tmp_path / "busy_rows.py").write_text(BUSY)
+    package = Path(sys.modules["lowland"].__file__ or "").parents[1]
+    process = subprocess.Popen(
+        [sys.executable, "-c", TERMINATED, str(tmp_path / "runs")],
+        env={**os.environ, "PYTHONPATH": f"{package}{os.pathsep}{tmp_path}"},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "started\n"
+    workers = workers_of(process.pid)
+    assert len(workers) == 1
+    process.send_signal(how)
+    process.communicate(timeout=10)
+    assert gone(workers, 2)
+    (folder,) = (tmp_path / "runs").iterdir()
+    with locked(folder):
+        assert read_record(folder)["status"] == "running"
+
+
+def test_the_end_of_a_lifeline_is_the_end_of_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    from lowland.train import worker
+
+    codes: list[int] = []
+    monkeypatch.setattr(os, "_exit", codes.append)
+    theirs, ours = os.pipe()
+    thread = threading.Thread(target=worker.die_with, args=(theirs,))
+    thread.start()
+    thread.join(0.1)
+    assert thread.is_alive(), "as long as the other end is"
+    os.close(ours)
+    thread.join(5)
+    assert codes == [1]
+    os.close(theirs)
 
 
 def test_a_run_that_breaks_shows_where(

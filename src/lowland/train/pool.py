@@ -1,7 +1,9 @@
 """Independent runs side by side, each in a process of its own with one thread.
 
 Workers are long-lived, since importing torch takes longer than a small run. Each has a pipe of its
-own, so that a worker that is killed, in whatever it was doing, disturbs no other.
+own, so that a worker that is killed, in whatever it was doing, disturbs no other. A second pipe
+that carries nothing tells a worker that this process is gone, however it went, and the worker
+goes too.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ from lowland.train.worker import Outcome, Task
 ONE_THREAD = dict.fromkeys(("MKL_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 _START = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
-    "from lowland.train.worker import main; main(int(sys.argv[2]))"
+    "from lowland.train.worker import main; main(*map(int, sys.argv[2:]))"
 )
 
 
@@ -167,18 +169,22 @@ class _Pool:
     def _dismiss(self, worker: _Worker) -> int:
         worker.channel.close()
         del self._workers[worker.channel]
-        return worker.process.wait()
+        code = worker.process.wait()
+        os.close(worker.lifeline)  # not before: it would cut short what is done on the way out
+        return code
 
 
 class _Worker:
-    """A process, this end of its pipe, and what it is working on."""
+    """A process, this end of its pipe and of its lifeline, and what it is working on."""
 
     def __init__(self, task: Task) -> None:
         self.channel, theirs = Pipe()
+        read, self.lifeline = os.pipe()
+        handed = [theirs.fileno(), read]
         try:
             self.process = subprocess.Popen(
-                [sys.executable, "-c", _START, json.dumps(sys.path), str(theirs.fileno())],
-                pass_fds=[theirs.fileno()],
+                [sys.executable, "-c", _START, json.dumps(sys.path), *map(str, handed)],
+                pass_fds=handed,
                 env={**os.environ, **ONE_THREAD},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
@@ -187,6 +193,7 @@ class _Worker:
             )
         finally:
             theirs.close()
+            os.close(read)
         self.give(task)
 
     def give(self, task: Task) -> None:

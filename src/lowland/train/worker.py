@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import threading
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
@@ -50,8 +52,15 @@ class Outcome:
     detail: str | None = None
 
 
-def main(descriptor: int) -> None:
-    """Serve the pipe until the other end is closed, or its process gone."""
+def main(descriptor: int, lifeline: int) -> None:
+    """Serve the pipe until the other end is closed, or its process gone.
+
+    Args:
+        descriptor: of this end of the pipe.
+        lifeline: of a pipe that nobody writes to and whose other end goes with the other process;
+            a run may have nothing to say for minutes, and would keep its directory for so long.
+    """
+    threading.Thread(target=die_with, args=(lifeline,), daemon=True).start()
     with Connection(descriptor) as channel:
         while True:
             try:
@@ -59,6 +68,13 @@ def main(descriptor: int) -> None:
             except EOFError:
                 return
             _send(channel, attempt(task, lambda news: _send(channel, news)))
+
+
+def die_with(lifeline: int) -> None:
+    """End this process, at whatever it is, once the other end of a pipe is closed."""
+    while os.read(lifeline, 1):
+        pass
+    os._exit(1)  # as a kill: the state on disk is whole at every moment
 
 
 def attempt(task: Task, tell: Callable[[News], object]) -> Outcome:
