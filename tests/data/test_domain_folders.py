@@ -15,7 +15,7 @@ from made_images import png
 
 from lowland.core.errors import InputError
 from lowland.data import ImageData, Split, decorrelated, load
-from lowland.data.sized import check_memory
+from lowland.data.memory import check_memory
 from lowland.data.spurious import spurious_rows
 
 DOMAINS, CLASSES = ("art", "photo", "sketch"), ("cat", "dog", "house")
@@ -240,9 +240,22 @@ def test_tables_that_are_something_else(table: Callable[..., Path], tmp_path: Pa
         load(f"domains:{other},test=art")
 
 
+def test_hidden_files_and_folders_are_no_images(folder: Path) -> None:
+    """What macOS puts beside files and into archives, and what tools leave."""
+    before = load(f"domains:{folder},test=art,size=8").fingerprint
+    for place in ("__MACOSX/art/cat", ".git/x"):
+        (folder / place).mkdir(parents=True)
+        (folder / place / "0.png").write_bytes(png(image(0, 0, 0)))
+    (folder / "art" / "cat" / "._000.png").write_bytes(b"Mac OS X")
+    (folder / "art" / "cat" / "Thumbs.db").write_bytes(b"no image")
+    (folder / "art" / ".DS_Store").write_bytes(b"no image")
+    (folder / "README.txt").write_text("about")
+    assert load(f"domains:{folder},test=art,size=8").fingerprint == before
+
+
 def test_images_that_do_not_fit_are_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lowland.data.sized.free_memory", lambda: 156 * 2 * 3 * 64 - 1)
+    monkeypatch.setattr("lowland.data.memory.free_memory", lambda: 156 * 2 * 3 * 64 - 1)
     with pytest.raises(InputError, match=r"156 images of 8x8 pixels take 0.0 GiB to read"):
         load(f"domains:{folder},test=art,size=8")
-    monkeypatch.setattr("lowland.data.sized.free_memory", lambda: None)
-    check_memory("here", 10**9, 10**4)  # where the system does not say
+    monkeypatch.setattr("lowland.data.memory.free_memory", lambda: None)
+    check_memory("here", 10**9, 10**4, 10**4, remedy="")  # where the system does not say

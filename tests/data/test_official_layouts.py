@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -94,6 +95,46 @@ def test_tiny_imagenet_as_it_comes(tiny: Path) -> None:
     published = load(f"imagefolder:{tiny}", held_out=0.05)
     assert published.source["sizes"] == {"train": 19, "validation": 1, "test": 6}
     assert published.train.index.tolist() == sorted(published.train.index.tolist())
+
+
+def test_inspection_reads_tiny_imagenet_as_training_does(tiny: Path) -> None:
+    data = load(f"imagefolder:{tiny}")
+    train, held = (open_examples(f"imagefolder:{tiny}", split=s) for s in ("train", "validation"))
+    assert (train.n, train.classes, held.n, held.classes) == (20, 2, 6, 2)
+    assert held.labels is not None
+    assert held.labels.tolist() == data.test.labels.tolist()
+    assert [int(held.read(i)[1, 1, 1]) for i in range(6)] == levels(data, "test")
+    bare = open_examples(f"imagefolder:{tiny}", split="test")
+    assert (bare.n, bare.labels, bare.classes) == (3, None, None)
+
+
+def test_inspection_numbers_classes_as_train_does(folders: Path) -> None:
+    """A split that lacks a class, or has another one, must not number the rest anew."""
+    shutil.rmtree(folders / "test" / "a")
+    found = open_examples(f"imagefolder:{folders}", split="test")
+    assert found.labels is not None
+    assert (found.labels.tolist(), found.classes) == ([1] * 4, 2)
+    put(folders / "test" / "c" / "0.png", 0)
+    with pytest.raises(InputError, match="test/c: the train images have no such class"):
+        open_examples(f"imagefolder:{folders}", split="test")
+
+
+def test_hidden_files_are_no_images(folders: Path) -> None:
+    before = load(f"imagefolder:{folders}").fingerprint
+    (folders / "train" / "a" / "._00.png").write_bytes(b"Mac OS X")
+    (folders / "train" / "__MACOSX").mkdir()
+    assert load(f"imagefolder:{folders}").fingerprint == before
+    assert open_examples(f"imagefolder:{folders}").classes == 2
+
+
+def test_folders_that_do_not_fit_into_memory(
+    folders: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lowland.data.memory.free_memory", lambda: 2 * 40 * 3 * 20 - 1)
+    with pytest.raises(
+        InputError, match=r"40 images of 4x5 pixels take 0\.0 GiB to read.*or small"
+    ):
+        load(f"imagefolder:{folders}")
 
 
 def spoil(root: Path, what: str) -> None:

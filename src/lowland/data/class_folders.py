@@ -7,16 +7,14 @@ from pathlib import Path
 import torch
 
 from lowland.core.errors import InputError
+from lowland.data.class_layout import ANNOTATIONS, Found, annotated, is_labelled, of_classes
 from lowland.data.decode import decode
 from lowland.data.examples import in_turn
-from lowland.data.folders import image_files, listing_hash, subfolders
+from lowland.data.files import read_source
+from lowland.data.folders import listing_hash, subfolders
 from lowland.data.images import ImageData, Split, assemble
+from lowland.data.sized import Lazy
 from lowland.data.split import SPLIT_NAMES, completed
-
-ANNOTATIONS = "val_annotations.txt"
-"""Tiny ImageNet says here which class each validation image is of."""
-
-Found = list[tuple[Path, int]]
 
 
 def read_class_folders(name: str, seed: int) -> ImageData:
@@ -56,7 +54,7 @@ def read_class_folders(name: str, seed: int) -> ImageData:
         for (split, part), end in zip(found.items(), ends, strict=True)
     }
     rows, rule = completed(rows, labels, "from the folders", seed=seed, name=str(root))
-    encoded = [path.read_bytes() for path in files]
+    encoded = Lazy(lambda row: read_source(files[row], "put it back")[0], len(files))
     pixels = torch.from_numpy(decode(root, encoded, where=lambda row: str(files[row])))
     whole = Split(pixels, labels, torch.arange(len(labels)))
     return assemble(
@@ -80,50 +78,16 @@ def _by_split(root: Path) -> dict[str, Found]:
     if folders and "train" not in folders:
         raise InputError(f"{root} has no folder 'train' beside {', '.join(sorted(folders))}")
     classes = [folder.name for folder in subfolders(train)]
-    found: dict[str, Found] = {"train": _of_classes(train, classes), "validation": [], "test": []}
+    found: dict[str, Found] = {"train": of_classes(train, classes), "validation": [], "test": []}
     if not found["train"]:
         raise InputError(f"{train} has no folders with images: store them as CLASS/IMAGE")
     for split in set(folders) - {"train"}:
         folder = folders[split]
         if (folder / ANNOTATIONS).is_file():
-            found[split] = _annotated(folder, classes)
-        elif _labelled(folder):
-            found[split] = _of_classes(folder, classes)
+            found[split] = annotated(folder, classes)
+        elif is_labelled(folder):
+            found[split] = of_classes(folder, classes)
     return {split: _taking_turns(part) for split, part in found.items()}
-
-
-def _labelled(folder: Path) -> bool:
-    """Whether a split has folders for classes; Tiny ImageNet's test images have none."""
-    return [f.name for f in subfolders(folder)] != ["images"]
-
-
-def _of_classes(folder: Path, classes: list[str]) -> Found:
-    if loose := image_files(folder):
-        raise InputError(f"{folder} has images beside folders, first {loose[0].name}: move them")
-    found: Found = []
-    for part in subfolders(folder):
-        if part.name not in classes:
-            raise InputError(f"{part}: the train images have no such class: remove it")
-        inner = part / "images"
-        images = image_files(inner if inner.is_dir() else part)
-        found += [(path, classes.index(part.name)) for path in images]
-    return found
-
-
-def _annotated(folder: Path, classes: list[str]) -> Found:
-    """The images that Tiny ImageNet's own list names, sorted by name."""
-    listing = folder / ANNOTATIONS
-    found: Found = []
-    for number, line in enumerate(listing.read_text("utf-8").splitlines(), start=1):
-        file, _, rest = line.partition("\t")
-        label = rest.partition("\t")[0].strip()
-        if label not in classes:
-            raise InputError(f"{listing}: line {number} has class {label!r}, which train has not")
-        path = folder / "images" / file
-        if not path.is_file():
-            raise InputError(f"{listing}: line {number} names {file}, which is not in images")
-        found.append((path, classes.index(label)))
-    return sorted(found)
 
 
 def _taking_turns(part: Found) -> Found:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lowland.core.errors import InputError
+from lowland.data.memory import check_memory
 
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP")  # common ones; none that runs another program
 _GREY = {"1", "L", "LA"}
@@ -25,16 +26,21 @@ def decode(
 ) -> NDArray[np.uint8]:
     """Pixels (n, c, h, w): c is 1 if every image is grey, else 3 (RGB; transparency dropped).
 
+    Pixels are as they are stored: a camera's note on how to turn them (EXIF) is not followed.
+
     Args:
         path: the file that they come from, for messages.
         encoded: one or more rows, each an encoded image, all of one size, 8 bits per channel.
         where: what messages call a row; ``PATH: row 3`` if None.
 
     Raises:
-        InputError: a row cannot be decoded or differs in size; it is named.
+        InputError: a row cannot be decoded or differs in size; it is named. Or all together do not
+            fit into memory.
     """
     place = where or (lambda row: f"{path}: row {row}")
     height, width, _ = _decoded(place(0), encoded[0], None)[0].shape
+    remedy = "use fewer images, or smaller ones"
+    check_memory(str(path), len(encoded), height, width, remedy=remedy)
     pixels = np.empty((len(encoded), 3, height, width), np.uint8)
 
     def fill(start: int) -> bool:
@@ -79,7 +85,9 @@ def _decoded(
                 )
             if image.mode not in _GREY | _COLOUR:
                 raise InputError(f"{where} has mode {image.mode}: store 8 bits a channel")
-            return np.asarray(image.convert("RGB")), image.mode in _GREY
+            # by way of RGBA, or Pillow warns of a palette that is partly transparent
+            whole = image.convert("RGBA") if "transparency" in image.info else image
+            return np.asarray(whole.convert("RGB")), image.mode in _GREY
     except (InputError, MemoryError):
         raise
     except Exception as error:  # Pillow's decoders raise many kinds on damaged bytes

@@ -20,7 +20,7 @@ from lowland.data.folders import image_files, listing_hash, subfolders
 from lowland.data.images import ImageData, Split, assemble
 from lowland.data.parquet import encoded_images
 from lowland.data.settings import CORRELATION, SIZE, Form, Named, Setting, read_name
-from lowland.data.sized import Lazy, check_memory, sized_images
+from lowland.data.sized import Lazy, sized_images
 from lowland.data.spurious import spurious_rows
 
 CLASS_COLUMNS = ("cls", "class", "category", "label")
@@ -185,7 +185,6 @@ def _decoded(
     found: Found, rows: Tensor, size: int, label: Tensor, noted: dict[str, Tensor]
 ) -> Split:
     places = rows.tolist()
-    check_memory(found.where, len(places), size)
     pixels = sized_images(
         found.where,
         Lazy(lambda row: found.read(places[row]), len(places)),

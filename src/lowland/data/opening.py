@@ -8,7 +8,7 @@ from pathlib import Path
 from lowland.core.errors import InputError, unknown
 from lowland.data.arrays import open_arrays
 from lowland.data.examples import SPLITS, Examples, Request, of_data
-from lowland.data.folders import open_folder
+from lowland.data.folder_examples import open_folder
 from lowland.data.load import DATASETS, load
 from lowland.data.rows import open_rows
 

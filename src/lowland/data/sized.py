@@ -14,6 +14,7 @@ from torch.nn.functional import interpolate
 from lowland.core.errors import InputError
 from lowland.data.decode import decode, decode_image
 from lowland.data.files import read_source
+from lowland.data.memory import check_memory
 
 _CHUNK = 256
 
@@ -35,12 +36,14 @@ def sized_images(
             are, and then are squares or not.
 
     Raises:
-        InputError: an image cannot be decoded, or is of another size than the first.
+        InputError: an image cannot be decoded, or is of another size than the first, or they do
+            not fit into memory.
     """
     if size is None:
         return torch.from_numpy(decode(Path(where), encoded))
     if size < 1:
         raise InputError(f"size is {size}: use 1 or more")
+    check_memory(where, len(encoded), size, size, remedy="give a smaller size=PIXELS")
     name = row_name or (lambda row: f"{where}: row {row}")
     pixels = torch.empty(len(encoded), 3, size, size, dtype=torch.uint8)
 
@@ -71,42 +74,19 @@ class Lazy(Sequence[Any]):
 
 
 def sized_files(root: Path, paths: Sequence[Path], size: int) -> Tensor:
-    """`sized_images` of files, after a look at whether they are there and fit into memory.
+    """`sized_images` of files, after a look at whether they are there.
 
     Raises:
-        InputError: a file is missing or no image, or they do not fit.
+        InputError: a file is missing or no image, or they do not fit into memory.
     """
     if missing := [path for path in paths if not path.is_file()]:
+        first = missing[0].relative_to(root) if missing[0].is_relative_to(root) else missing[0]
         raise InputError(
-            f"{root}: {len(missing)} of {len(paths)} images are missing, first "
-            f"{missing[0].relative_to(root)}: unpack the archive again"
+            f"{root}: {len(missing)} of {len(paths)} images are missing, first {first}: unpack the "
+            "archive again"
         )
-    check_memory(str(root), len(paths), size)
     contents = Lazy(lambda row: read_source(paths[row], "put it back")[0], len(paths))
     return sized_images(str(root), contents, size, row_name=lambda row: str(paths[row]))
-
-
-def check_memory(where: str, n: int, size: int) -> None:
-    """Refuse images that would not fit: 3·size² bytes each, twice while they are put in order.
-
-    Raises:
-        InputError: less than that is free.
-    """
-    need, free = 2 * n * 3 * size**2, free_memory()
-    if free is not None and need > free:
-        raise InputError(
-            f"{where}: {n} images of {size}x{size} pixels take {need / 2**30:.1f} GiB to read, "
-            f"{free / 2**30:.1f} GiB are free: give a smaller size=PIXELS"
-        )
-
-
-def free_memory() -> int | None:
-    """Bytes that can be had without swapping; None where the system does not say."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-    except OSError:
-        return None
-    return next((int(line.split()[1]) * 1024 for line in lines if "MemAvailable" in line), None)
 
 
 def _squared(image: Tensor, size: int) -> Tensor:
