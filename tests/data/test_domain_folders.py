@@ -223,6 +223,8 @@ def test_tables_that_are_something_else(table: Callable[..., Path], tmp_path: Pa
     n = len(pq.read_table(table()))
     cases: list[tuple[dict[str, Any], str]] = [
         ({"domain": [None] * n}, "column 'domain' has 156 empty rows: fill them"),
+        ({"cls": [["cat"]] * n}, "column 'cls' holds list.*: use words or whole numbers"),
+        ({"domain": [0.5] * n}, "column 'domain' holds double: use words or whole numbers"),
         ({"image": ["x"] * n}, "column 'image' holds string: use encoded bytes"),
     ]
     for changes, message in cases:

@@ -131,6 +131,12 @@ def test_waterbirds_that_do_not_fit(changes: dict[str, Any], message: str, tmp_p
     assert "\n" not in str(caught.value)
 
 
+def test_an_image_that_is_named_by_a_whole_path(tmp_path: Path) -> None:
+    write_waterbirds(tmp_path, img_filename="/nowhere/x.jpg")
+    with pytest.raises(InputError, match=r"1 of 76 images are missing, first /nowhere/x\.jpg"):
+        load(f"waterbirds:{tmp_path},size=16")
+
+
 def test_waterbirds_in_another_layout(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"metadata\.csv: no such file.*: waterbirds:FOLDER"):
         load(f"waterbirds:{tmp_path}")
@@ -184,6 +190,16 @@ def replaced(file: str, old: str, new: str) -> Callable[[Path], None]:
             replaced("list_attr_celeba.txt", "000002.jpg", "000002.png"),
             "size=16",
             "000002.jpg is in list_eval_partition and not in list_attr_celeba",
+        ),
+        (
+            replaced("list_eval_partition.txt", "000076.jpg 2\n", ""),
+            "size=16",
+            "000076.jpg is in list_attr_celeba and not in list_eval_partition",
+        ),
+        (
+            replaced("list_attr_celeba.txt", "76\n", "77\n"),
+            "size=16",
+            "says in its first line that there are '77' images, 76 follow: fetch it again",
         ),
         (
             replaced("list_eval_partition.txt", "000001.jpg 0", "000001.jpg 5"),

@@ -13,7 +13,7 @@ import torch
 from made_images import idx_bytes, png
 
 from lowland.core.errors import InputError
-from lowland.data import decorrelated, load, places
+from lowland.data import decorrelated, load, open_examples, places
 
 LEVELS = 20
 """The grey level of a made image of class c, its first pixels saying which one it is."""
@@ -133,12 +133,25 @@ def test_arrays_are_a_data_set(mnist: Path) -> None:
     }
 
 
+def test_arrays_of_one_split_alone_are_examples(tmp_path: Path) -> None:
+    x, y = made(20, 0, (8, 8))
+    np.savez(tmp_path / "x.npz", x_test=x, y_test=y)
+    assert open_examples(f"npz:{tmp_path / 'x.npz'}").split == "test"
+    with pytest.raises(InputError, match="has no split 'train': it has test"):
+        open_examples(f"npz:{tmp_path / 'x.npz'}", split="train")
+
+
 def test_arrays_that_cannot_be_trained_on(tmp_path: Path) -> None:
     x, y = made(20, 0, (8, 8))
     for arrays, message in (
         ({"x": x / 255.0, "y": y}, "x holds floating-point values: store bytes to train on"),
         ({"x": x}, "has no array 'y' with the labels of 'x': store them"),
         ({"a": x}, "has no array 'x' or 'x_train' (it has a)"),
+        (
+            {"x_train": x, "y_train": y, "xte": x, "yte": y},
+            "has x_train and xte: name all of one kind, x_train, x_val and x_test, or xtr and xte",
+        ),
+        ({"x": np.array([{}, {}], dtype=object), "y": y}, "Object arrays cannot be loaded"),
     ):
         np.savez(tmp_path / "x.npz", **arrays)
         with pytest.raises(InputError) as caught:

@@ -116,7 +116,7 @@ def read_npz(path: Path) -> tuple[dict[str, Any], str]:
 
 def _names(request: Request, names: set[str]) -> tuple[str, tuple[str, str]]:
     scheme = _scheme(request.path, names)
-    there = None if scheme["train"] == _ALL else list(scheme)
+    there = None if scheme.get("train") == _ALL else list(scheme)
     split, _ = chosen_split(str(request.path), there, request.split, len(scheme))
     return split, scheme["train" if split == "all" else split]
 
@@ -125,11 +125,23 @@ def _scheme(path: Path, names: set[str]) -> dict[str, tuple[str, str]]:
     """Split -> its arrays, for the splits that are there; ``x`` and ``y`` alone are train."""
     for scheme in (_LONG, _PAIRS, {"train": _ALL}):
         if there := {split: pair for split, pair in scheme.items() if pair[0] in names}:
+            _check_one_scheme(path, there, names)
             return there
     raise InputError(
         f"{path} has no array 'x' or 'x_train' (it has {', '.join(sorted(names))}): "
         "store images as x, labels as y"
     )
+
+
+def _check_one_scheme(path: Path, chosen: dict[str, tuple[str, str]], names: set[str]) -> None:
+    """Images under names of another kind would be left out without a word."""
+    every = {pair[0] for scheme in (_LONG, _PAIRS) for pair in scheme.values()}
+    known = {pair[0] for pair in chosen.values()}
+    if left := sorted((every & names) - known):
+        raise InputError(
+            f"{path} has {', '.join(sorted(known))} and {left[0]}: name all of one kind, x_train, "
+            "x_val and x_test, or xtr and xte"
+        )
 
 
 def _images(path: Any, name: str, images: Any) -> tuple[Tensor, float]:

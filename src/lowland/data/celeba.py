@@ -58,8 +58,12 @@ def read_celeba(name: str, seed: int) -> ImageData:
         raise InputError(f"celeba: label and spurious are both {label}: name two attributes")
     partition, _, digest = _table(root, PARTITION)
     files = list(partition)
-    if different := [file for file in files if file not in attributes]:
-        raise InputError(f"{root}: {different[0]} is in {PARTITION} and not in {ATTRIBUTES}")
+    for one, other in ((PARTITION, ATTRIBUTES), (ATTRIBUTES, PARTITION)):
+        lists = {PARTITION: partition, ATTRIBUTES: attributes}
+        if different := [file for file in lists[one] if file not in lists[other]]:
+            raise InputError(
+                f"{root}: {different[0]} is in {one} and not in {other}: fetch both again"
+            )
     return assemble_listed(
         name,
         root,
@@ -114,4 +118,9 @@ def _table(root: Path, stem: str) -> tuple[Rows, list[str], dict[str, str]]:
         rows[words[0]] = words[1:]
     if not rows:
         raise InputError(f"{path} names no images: fetch it again")
+    if start == 2 and lines[0].strip() != str(len(rows)):
+        raise InputError(
+            f"{path} says in its first line that there are {lines[0].strip()!r} images, "
+            f"{len(rows)} follow: fetch it again"
+        )
     return rows, [name.strip() for name in names], {path.name: digest}

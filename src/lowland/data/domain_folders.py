@@ -282,6 +282,13 @@ def _in_file(path: Path) -> Found:
 
 def _numbered(path: Path, column: str, table: Any) -> tuple[list[str], Tensor]:
     """The different values of a column as words, sorted, and the number of each row's."""
+    import pyarrow as pa
+
+    kind = table.column(column).type
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    known = (pa.types.is_string, pa.types.is_large_string, pa.types.is_integer)
+    if not (pa.types.is_null(kind) or any(fits(kind) for fits in known)):
+        raise InputError(f"{path}: column {column!r} holds {kind}: use words or whole numbers")
     if nulls := table.column(column).null_count:
         raise InputError(f"{path}: column {column!r} has {nulls} empty rows: fill them")
     values = table.column(column).to_pylist()
