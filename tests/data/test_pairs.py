@@ -163,6 +163,25 @@ def test_rows_held_out_at_random_are_all_rows() -> None:
         random_rows(2, {"test": 0.2, "validation": 0.1}, seed=0)
 
 
+@pytest.mark.parametrize("marked", [False, True])
+def test_a_row_for_each_caption_leaves_every_image_in_one_split(
+    written: Callable[..., str], marked: bool
+) -> None:
+    """Five rows an image: a draw of rows would put nearly every image into train and test."""
+    image = [png(p) for p in pixels(60) for _ in range(5)]
+    text = [f"image {i // 5}, said for the time {i % 5}" for i in range(300)]
+    split = (["train"] * 250 + ["test"] * 50) if marked else None
+    data = load_pairs(written(image=image, captions=None, text=text, split=split))
+    held = {name: {int(row) // 5 for row in s.index} for name, s in data.splits.items()}
+    assert [len(part) for part in held.values()] == ([45, 5, 10] if marked else [43, 5, 12])
+    assert [len(part) for part in data.splits.values()] == [5 * len(part) for part in held.values()]
+    assert not held["train"] & held["test"]
+    assert not held["validation"] & (held["train"] | held["test"])
+    assert data.source["rule"].endswith(f"of {50 if marked else 60} different images")
+    for name, part in data.splits.items():
+        assert part.index.tolist() == sorted(part.index.tolist()), name
+
+
 def coco(folder: Path, **changes: Any) -> str:
     """A folder in COCO's layout: 8 train and 3 val images, 2 captions each."""
     (folder / "annotations").mkdir()

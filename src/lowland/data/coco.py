@@ -10,14 +10,16 @@ The val images are the test; a tenth of the train images is held out for validat
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lowland.core.errors import InputError
 from lowland.core.files import read_json
+from lowland.data.files import read_source
 from lowland.data.pairs import Pairs, check_captions
 from lowland.data.pairs_parquet import PairRequest, built
+from lowland.data.sized import Lazy
 
 YEARS = ("2014", "2017")
 
@@ -34,7 +36,7 @@ def read_coco(request: PairRequest) -> Pairs:
             raise InputError(f"{request.name} has no columns: leave {key} out")
     folder = Path(request.location).expanduser()
     year = _year(folder)
-    encoded: list[bytes | None] = []
+    paths: list[Path] = []
     captions: list[list[Any]] = []
     marks: list[str] = []
     digests = {}
@@ -42,10 +44,12 @@ def read_coco(request: PairRequest) -> Pairs:
         file = folder / "annotations" / f"captions_{part}{year}.json"
         files, texts = _annotated(file, read_json(file, "captions"))
         check_captions(str(file), files, texts)
-        encoded += [_image(folder / f"{part}{year}" / name) for name in files]
+        paths += [folder / f"{part}{year}" / name for name in files]
         captions += texts
         marks += [part] * len(files)
         digests[file.name] = hashlib.sha256(file.read_bytes()).hexdigest()
+    _check_there(paths)
+    encoded = Lazy(lambda row: _image(paths[row]), len(paths))
     return built(request, str(folder), encoded, captions, marks, {"sha256": digests})
 
 
@@ -80,10 +84,11 @@ def _annotated(file: Path, content: Any) -> tuple[list[str], list[list[Any]]]:
     return list(names.values()), list(of_image.values())
 
 
+def _check_there(paths: Sequence[Path]) -> None:
+    """Miss images now, not after minutes of decoding."""
+    if missing := next((path for path in paths if not path.is_file()), None):
+        _image(missing)
+
+
 def _image(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise InputError(
-            f"{path}: {(error.strerror or 'cannot be read').lower()}: unpack COCO's images there"
-        ) from None
+    return read_source(path, "unpack COCO's images there")[0]

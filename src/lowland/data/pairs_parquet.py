@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,8 @@ def read_parquet_pairs(request: PairRequest) -> Pairs:
 
     Columns: encoded images (bytes, or a struct with a field ``bytes``); captions, strings or lists
     of strings; optionally ``split``, whose words begin with train, val or test. Without test rows
-    the validation rows are the test; what is missing then is held out of train at random.
+    the validation rows are the test; what is missing then is held out of train at random. A file
+    may have a row for each caption: rows whose images are equal stay in one split.
 
     Raises:
         InputError: missing, damaged or foreign file, missing column, an image without captions.
@@ -137,7 +139,7 @@ def built(
         source: record of where they come from.
     """
     images = sized_images(where, encoded, request.size)
-    rows, rule = split_rows(where, marks, len(encoded), request.seed)
+    rows, rule = split_rows(where, marks, images, request.seed)
     splits = {
         name: PairSplit(images[chosen], tuple(tuple(captions[i]) for i in chosen.tolist()), chosen)
         for name, chosen in rows.items()
@@ -147,12 +149,19 @@ def built(
 
 
 def split_rows(
-    where: str, marks: Sequence[str] | None, n: int, seed: int
+    where: str, marks: Sequence[str] | None, images: Tensor, seed: int
 ) -> tuple[dict[str, Tensor], str]:
-    """Rows of train, validation and test, and how they were found."""
+    """Rows of train, validation and test, and how they were found.
+
+    What is drawn at random are images, with all the rows that have the same pixels: a source with a
+    row for each caption would have an image in train and in test otherwise. Where no two rows have
+    the same, the draw is one of rows.
+    """
+    number = same_images(images)
+    n = len(images)
     if marks is None:
-        rows = random_rows(n, SHARES, seed=seed)
-        return rows, "at random: 20% test, then 10% of the rest validation"
+        rows, said = _drawn(torch.arange(n), number, SHARES, seed)
+        return rows, f"at random: 20% test, then 10% of the rest validation{said}"
     known = {mark: split_of(mark) for mark in set(marks)}
     if strange := [row for row, mark in enumerate(marks) if known[mark] is None]:
         raise InputError(
@@ -168,12 +177,36 @@ def split_rows(
         rows["test"], rows["validation"] = rows["validation"], rows["test"]
         rule += "; its validation rows are test"
     missing = {name: share for name, share in SHARES.items() if not len(rows[name])}
-    train = rows["train"]
-    rows |= {
-        name: train[drawn] for name, drawn in random_rows(len(train), missing, seed=seed).items()
-    }
+    drawn, said = _drawn(rows["train"], number, missing, seed)
     rule += "".join(f"; {share:.0%} of train {name}" for name, share in missing.items())
-    return rows, rule
+    return rows | drawn, f"{rule}{said if missing else ''}"
+
+
+def _drawn(
+    among: Tensor, number: Tensor, shares: Mapping[str, float], seed: int
+) -> tuple[dict[str, Tensor], str]:
+    """Some rows by split, each image with all its rows, and what to say of that."""
+    own = number[among]
+    different: Tensor = torch.unique(own)
+    said = "" if len(different) == len(own) else f", of {len(different)} different images"
+    chosen = random_rows(len(different), shares, seed=seed)
+    return {key: among[torch.isin(own, different[part])] for key, part in chosen.items()}, said
+
+
+def same_images(images: Tensor) -> Tensor:
+    """A number for each image, int64 (n,), counted in order; equal for equal pixels.
+
+    >>> same_images(torch.tensor([[7], [9], [7]])).tolist()
+    [0, 1, 0]
+    """
+    seen: dict[bytes, int] = {}
+    return torch.tensor(
+        [
+            seen.setdefault(hashlib.blake2b(image.numpy().tobytes()).digest(), len(seen))
+            for image in images
+        ],
+        dtype=torch.int64,
+    )
 
 
 def _listed(value: Any) -> Any:
