@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from made_runs import make_runs
@@ -15,7 +16,7 @@ from lowland.data import load
 from lowland.studies.domains import STUDY, columns, findings, heads
 from lowland.studies.domains.claims import claims
 from lowland.studies.domains.drawings import figures, tables
-from lowland.studies.domains.experiment import leave_out
+from lowland.studies.domains.experiment import contents_of, leave_out
 from lowland.studies.domains.plan import data_names
 from lowland.studies.runs import NotMeasuredError, Runs
 from lowland.studies.study import assess
@@ -54,7 +55,7 @@ def test_gains_are_at_the_radius_that_the_training_domains_choose(
 ) -> None:
     found = findings.gain(made(), GROUPS, column)
     assert list(found.effects.values()) == pytest.approx([wanted] * 3)
-    assert "ρ = 0.1 (3 of 3 seeds)" in found.detail
+    assert "ρ = 0.1 (6 of 6 choices)" in found.detail, "of both domains, not of the first alone"
     assert "rotated 15 30.0% and 26.0%" in found.detail or column != columns.OUTSIDE
     oracle = found.beside["with ρ chosen on the domain left out (oracle)"]
     assert list(oracle.values()) == pytest.approx([{0.04: 0.1, 0.02: 0.05}[wanted]] * 3)
@@ -165,6 +166,7 @@ def test_rows_are_those_of_the_networks() -> None:
             count=1,
             radii=[0.0, 0.1],
             data="rotated-digits",
+            contents=contents_of(load("rotated-digits:test=30")),
             network="mlp",
             width=8,
             epochs=1,
@@ -185,7 +187,53 @@ def test_rows_are_those_of_the_networks() -> None:
     assert all(0 <= row[c] <= 1 for row in rows[2::3] for c in ERRORS)
 
 
+def digits_file(path: Path, first: int = 0) -> Path:
+    """200 grey images of ten classes under the names that MNIST's have."""
+    y = np.arange(200) % 10
+    x = (np.arange(200)[:, None, None] + first + np.eye(8, dtype=int) * 90).astype(np.uint8)
+    np.savez(path, x=x, y=y)
+    return path
+
+
+def test_other_data_at_the_same_place_are_other_runs(tmp_path: Path) -> None:
+    """A finished run of the old file must not be taken for one of the new file."""
+
+    def planned() -> list[Experiment]:
+        name = f"mnist:{digits_file(tmp_path / 'x.npz', first)}"
+        return [p.recipe for p in STUDY.plan(STUDY.choose(data=name, size="smoke")).runs]
+
+    first = 0
+    before = planned()
+    assert planned() == before
+    first = 1
+    assert not set(planned()) & set(before)
+    with pytest.raises(InputError, match="has changed since the study began: start it again"):
+        next(leave_out(**before[0].arguments))
+
+
+def test_contents_do_not_depend_on_the_domain_left_out() -> None:
+    for kind, domains in {"rotated-digits": ("0", "45"), "colored-digits": ("0.9", "0.1")}.items():
+        one, other = (contents_of(load(f"{kind}:test={d}")) for d in domains)
+        assert one == other
+        assert one != contents_of(load(f"{kind}:test={domains[0]}").first(300))
+    quiet = contents_of(load("colored-digits:noise=0"))
+    assert quiet != contents_of(load("colored-digits")), "labels count"
+
+
 class TestPlan:
+    def test_notes_say_what_was_set(self, tmp_path: Path) -> None:
+        choice = STUDY.choose(size="smoke", overrides=("lr=0.3", "epochs=7", "limit=90"))
+        notes = " ".join(STUDY.plan(choice).notes)
+        assert "learning rate 0.3 (cosine), batch 64, 7 epochs" in notes
+        assert "at most 90 train images" in notes
+        assert "Coloured digits have two classes" in notes
+        choice = STUDY.choose(
+            data=folders(tmp_path), size="paper", overrides=("lr=0.3", "model=vit-mini")
+        )
+        notes = " ".join(STUDY.plan(choice).notes)
+        assert "vit-mini; sgd with learning rate 0.3 (cosine), momentum 0.9, batch 64" in notes
+        assert "digits" not in notes
+
     def test_default_leaves_every_domain_out(self) -> None:
         plan = STUDY.plan(STUDY.choose())
         assert {p.group for p in plan.runs} == {

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from lowland.core.errors import InputError
 from lowland.data import ImageData, load
+from lowland.data.images import joined
 from lowland.studies.balance.networks import NETWORKS, initialised
 from lowland.studies.domains import columns, heads
 from lowland.train.history import Row
@@ -24,6 +27,7 @@ def leave_out(
     count: int,
     radii: Sequence[float],
     data: str,
+    contents: str,
     network: str,
     width: int,
     epochs: int,
@@ -43,11 +47,18 @@ def leave_out(
         count: seeds from the first one on.
         radii: every ρ.
         data, limit: of `lowland.data.load`; the test split is the domain left out.
+        contents: of the data that were planned for (`contents_of`).
         network, width: of `lowland.studies.balance.networks`.
         epochs, batch_size, lr, momentum, weight_decay, schedule: of `StackPlan`.
         evaluations: after the one at the start.
+
+    Raises:
+        InputError: the data are not those that were planned for.
     """
-    held = load(data, limit=limit)
+    held = load(data)
+    if contents_of(held) != contents:
+        raise InputError(f"{data} has changed since the study began: start it again")
+    held = held if limit is None else held.first(limit)
     members = [(s, r) for s in range(seed, seed + count) for r in radii]
     starts = {
         s: initialised(lambda: NETWORKS[network](held.shape, held.classes, width), s)
@@ -85,6 +96,21 @@ def leave_out(
             if 0 <= stopped < step:
                 row = dict.fromkeys(row, float("nan"))
             yield {"rho": r, "seed": s, "epoch": step / each, **row}
+
+
+def contents_of(data: ImageData) -> str:
+    """SHA-256 over all images with labels and annotations, whichever split they are in.
+
+    Equal for all domains left out, and for other files at the same place another one: it tells
+    runs apart whose data have the same name.
+    """
+    whole = joined(list(data.splits.values()))
+    whole = whole.select(whole.index.argsort())
+    digest = hashlib.sha256(f"{tuple(whole.images.shape)} {sorted(whole.annotations)}".encode())
+    notes = (values for _, values in sorted(whole.annotations.items()))
+    for tensor in (whole.images, whole.labels, whole.index, *notes):
+        digest.update(tensor.contiguous().numpy().data)
+    return digest.hexdigest()
 
 
 def _evaluate(stack: Stack, data: ImageData, inputs: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -28,7 +28,7 @@ def gain(runs: Runs, groups: Sequence[str], column: str) -> Finding:
         beside["at matched train loss"] = _mean(tuned, _at_equal_loss)
     return Finding(
         effects=_mean(tuned, lambda t: _fall(t, column)),
-        detail=f"{_errors(tuned, column)}{tuned[groups[0]].words()}",
+        detail=f"{_errors(tuned, column)}{_choices(tuned)}",
         beside=beside,
     )
 
@@ -89,6 +89,16 @@ def _at_equal_loss(tuned: Tuned) -> Effects:
         errors = at_equal_loss(both, columns.OUTSIDE, loss=columns.TRAIN_LOSS)
         found[seed] = math.nan if errors is None else errors[0] - errors[1]
     return found
+
+
+def _choices(tuned: Mapping[str, Tuned]) -> str:
+    """What was chosen, over all domains left out and seeds, as a sentence to append."""
+    every = [rho for one in tuned.values() for rho in one.chosen.values()]
+    counts = {rho: every.count(rho) for rho in sorted(set(every))}
+    words = ", ".join(f"{rho:g} ({n} of {len(every)} choices)" for rho, n in counts.items())
+    return (
+        f" Chosen for each domain left out on the training domains of the other seeds: ρ = {words}."
+    )
 
 
 def _errors(tuned: Mapping[str, Tuned], column: str) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from lowland.core.errors import InputError, unknown
 from lowland.studies.domains.claims import claims
 from lowland.studies.domains.drawings import figures, panels, tables
-from lowland.studies.domains.experiment import LEAVE_OUT
+from lowland.studies.domains.experiment import LEAVE_OUT, contents_of
 from lowland.studies.domains.readings import READ
 from lowland.studies.recipes import all_rhos, at, base_recipe, own_settings
 from lowland.studies.study import Choice, Plan, Planned, grid
@@ -17,8 +17,16 @@ from lowland.train import Experiment, Reading
 
 if TYPE_CHECKING:
     from lowland.data import ImageData
+    from lowland.train import Recipe
 
-DIGITS = "digits"
+DIGITS, MNIST = "digits", "mnist"
+_UNKNOWN = "The published settings are not known."
+_OF_DIGITS = (
+    "Rotated digits are turned by 0 to 75 degrees. Coloured digits have two classes, 0 to 4 and 5 "
+    "to 9, a quarter of the labels is wrong, and the colour agrees with the label in 90%, 80% and "
+    "10% of a domain's images."
+)
+_OF_OTHERS = ("A worst group and a domain as a spurious attribute: study balance.",)
 _COMMON: Mapping[str, Any] = {
     "network": "cnn",
     "batch_size": 64,
@@ -62,17 +70,22 @@ def plan(choice: Choice) -> Plan:
             have no domains.
     """
     names = data_names(choice.data)
-    some = next(iter(next(iter(names.values())).values()))
-    loaded = _load(some)
+    loaded = {kind: _load(next(iter(by_domain.values()))) for kind, by_domain in names.items()}
     kinds = {kind: [f"{kind} {d}" for d in by_domain] for kind, by_domain in names.items()}
-    runs = list(_stacks(choice, names) if _stacked(choice, loaded) else _recipes(choice, names))
     first = next(iter(kinds.values()))[-1]
+    some = next(iter(loaded.values()))
+    if _stacked(choice, some):
+        settings = _settings(choice)
+        runs, words = _stacks(choice, names, settings, loaded), _stack_words(settings)
+    else:
+        base = base_recipe(choice, {**_RECIPE, "data": DIGITS}, fixed=("data",))
+        runs, words = _recipes(choice, names, base), _recipe_words(base)
     return Plan(
         runs=tuple(runs),
         claims=claims(kinds),
         panels=panels(first),
-        fingerprint=loaded.fingerprint,
-        notes=_notes(choice, loaded),
+        fingerprint=some.fingerprint,
+        notes=(*_notes(choice.data, loaded), words, *_OF_OTHERS),
         figures=partial(figures, kinds=kinds),
         tables=partial(tables, kinds=kinds),
     )
@@ -91,7 +104,7 @@ def data_names(data: str) -> dict[str, dict[str, str]]:
     bases = {"domains": data}
     if data == DIGITS:
         bases = {"rotated": "rotated-digits", "coloured": "colored-digits"}
-    elif kind == "mnist":
+    elif kind == MNIST:
         bases = {"rotated": f"rotated-mnist:{place}", "coloured": f"colored-mnist:{place}"}
     return {words: _by_domain(base) for words, base in bases.items()}
 
@@ -143,8 +156,12 @@ def _stacked(choice: Choice, data: ImageData) -> bool:
     return choice.size != "paper"
 
 
-def _stacks(choice: Choice, names: Mapping[str, Mapping[str, str]]) -> Iterator[Planned]:
-    from lowland.data import places
+def _settings(choice: Choice) -> dict[str, Any]:
+    """The settings of stacks, with the caller's changes.
+
+    Raises:
+        InputError: another method, or an unknown setting.
+    """
     from lowland.train.settings import parse
 
     if choice.method != "sam":
@@ -153,16 +170,28 @@ def _stacks(choice: Choice, names: Mapping[str, Mapping[str, str]]) -> Iterator[
     for setting in rest:
         raise unknown("setting of balance/domains", setting.partition("=")[0].strip(), _KINDS)
     changes = {key: parse(key, text, _KINDS[key]) for key, text in own.items()}
-    settings = {**_COMMON, **_SIZES[choice.size], **changes}
+    return {**_COMMON, **_SIZES[choice.size], **changes}
+
+
+def _stacks(
+    choice: Choice,
+    names: Mapping[str, Mapping[str, str]],
+    settings: Mapping[str, Any],
+    loaded: Mapping[str, ImageData],
+) -> Iterator[Planned]:
+    from lowland.data import places
+
     seeds = choice.seed_range(_SEEDS[choice.size])
     radii = all_rhos(choice, _RHOS[choice.size])
+    contents = {kind: contents_of(data) for kind, data in loaded.items()}
     for first in range(seeds.start, seeds.stop, _TOGETHER):
         count = min(_TOGETHER, seeds.stop - first)
         for kind, by_domain in names.items():
+            own = {**settings, "contents": contents[kind], "count": count, "radii": radii}
             for domain, name in by_domain.items():
                 experiment = Experiment(
                     function=LEAVE_OUT,
-                    settings={**settings, "data": name, "count": count, "radii": radii},
+                    settings={**own, "data": name},
                     method="sam",
                     seed=first,
                     files=places(name),
@@ -170,8 +199,9 @@ def _stacks(choice: Choice, names: Mapping[str, Mapping[str, str]]) -> Iterator[
                 yield Planned(group=f"{kind} {domain}", recipe=experiment, many=True)
 
 
-def _recipes(choice: Choice, names: Mapping[str, Mapping[str, str]]) -> Iterator[Planned]:
-    base = base_recipe(choice, {**_RECIPE, "data": DIGITS}, fixed=("data",))
+def _recipes(
+    choice: Choice, names: Mapping[str, Mapping[str, str]], base: Recipe
+) -> Iterator[Planned]:
     for rho, seed in grid(all_rhos(choice, _RHOS["paper"]), choice.seed_range(_SEEDS["paper"])):
         for kind, by_domain in names.items():
             for domain, name in by_domain.items():
@@ -180,18 +210,31 @@ def _recipes(choice: Choice, names: Mapping[str, Mapping[str, str]]) -> Iterator
                 yield Planned(group=f"{kind} {domain}", recipe=reading)
 
 
-def _notes(choice: Choice, data: ImageData) -> tuple[str, ...]:
-    settings = {**_COMMON, **_SIZES.get(choice.size, _RECIPE)}
-    return (
+def _notes(name: str, loaded: Mapping[str, ImageData]) -> tuple[str, ...]:
+    data = next(iter(loaded.values()))
+    sizes = (
         "Every domain is left out in turn. The others are trained on, but for 20% of their images, "
         f"which choose ρ; with the first one left out {len(data.train)} train, "
         f"{len(data.validation)} validation, {len(data.test)} test images. One fixed split for all "
-        "seeds.",
+        "seeds."
+    )
+    return (sizes, _OF_DIGITS) if name.partition(":")[0] in (DIGITS, MNIST) else (sizes,)
+
+
+def _stack_words(settings: Mapping[str, Any]) -> str:
+    limit = settings["limit"]
+    return (
         f"SGD with momentum {settings['momentum']:g}, learning rate {settings['lr']:g} "
         f"({settings['schedule']}), batch {settings['batch_size']}, {settings['epochs']} epochs, "
-        f"weight decay {settings['weight_decay']:g}. The published settings are not known.",
-        "Rotated digits are turned by 0 to 75 degrees. Coloured digits have two classes, 0 to 4 "
-        "and 5 to 9, a quarter of the labels is wrong, and the colour agrees with the label in "
-        "90%, 80% and 10% of a domain's images.",
-        "A worst group and a domain as a spurious attribute: study balance.",
+        f"weight decay {settings['weight_decay']:g}"
+        f"{'' if limit is None else f', at most {limit} train images'}. {_UNKNOWN}"
+    )
+
+
+def _recipe_words(base: Recipe) -> str:
+    limit = "" if base.limit is None else f", at most {base.limit} train images"
+    return (
+        f"{base.model}; {base.base} with learning rate {base.lr:g} ({base.schedule}), momentum "
+        f"{base.momentum:g}, batch {base.batch_size}, {base.epochs} epochs, weight decay "
+        f"{base.weight_decay:g}{limit}. {_UNKNOWN}"
     )
