@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from made_study import InProcess
@@ -49,6 +50,23 @@ def rows(**changes: Any) -> list[dict[str, Any]]:
 
 def of(found: list[dict[str, Any]], rho: float, seed: int) -> list[dict[str, Any]]:
     return [row for row in found if (row["rho"], row["seed"]) == (rho, seed)]
+
+
+def test_other_data_at_the_same_place_are_other_runs(tmp_path: Path) -> None:
+    """A finished run of the old file must not be taken for one of the new file."""
+    file, y = tmp_path / "x.npz", np.arange(900) % 10
+
+    def planned(level: int) -> set[Experiment]:
+        np.savez(file, x=np.full((900, 8, 8), level, np.uint8), y=y)
+        recipes = [p.recipe for p in STUDY.plan(STUDY.choose(data=f"npz:{file}")).runs]
+        return {recipe for recipe in recipes if isinstance(recipe, Experiment)}
+
+    before = planned(1)
+    assert before
+    assert planned(1) == before
+    assert not planned(2) & before
+    with pytest.raises(InputError, match="has changed since the study began: start it again"):
+        next(sweep(**next(iter(before)).arguments))
 
 
 def test_noisy_labels_are_exactly_so_many_and_another_class() -> None:

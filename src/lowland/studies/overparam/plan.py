@@ -63,6 +63,8 @@ def plan(choice: Choice) -> Plan:
         sparse_radii=size.sparse_radii,
     )
     seeds = choice.seed_range(size.seeds)
+    told = {**training, "fingerprint": data.fingerprint}
+    size = dataclasses.replace(size, training=told)
     runs = [*_stacks(choice, size, what, seeds)]
     runs += _solutions(choice, size, what, seeds)
     return Plan(

@@ -48,6 +48,7 @@ def sweep(
     products: int = 0,
     level: float = 0.0,
     sharpness_examples: int = 2_048,
+    fingerprint: str | None = None,
     device: str = "cpu",
 ) -> Iterator[Row]:
     """Rows of every seed and ρ, one for each evaluation: losses on the given labels, and errors.
@@ -74,9 +75,16 @@ def sweep(
         products: with the Hessian for each eigenvalue; 0 measures none.
         level: a train loss; 0 for none.
         sharpness_examples: eigenvalues are of the first so many training images at most.
+        fingerprint: of the data that were planned for: runs of other data at the same place are
+            other runs. None to take what is there.
         device: where it runs.
+
+    Raises:
+        InputError: the data are not those that were planned for.
     """
     examples = Examples.load(data, held_out=held_out, limit=limit, device=device)
+    if fingerprint not in (None, examples.fingerprint):
+        raise InputError(f"{data} has changed since the study began: start it again")
     members = [(s, r) for s in range(seed, seed + count) for r in radii]
     wrong = {
         s: noisy_labels(examples.train[1], noise, examples.classes, s)
@@ -127,12 +135,14 @@ class Examples:
     Attributes:
         train, validation, test: inputs (n, d) and labels (n,).
         classes: number of classes.
+        fingerprint: of the data set.
     """
 
     train: Pair
     validation: Pair
     test: Pair
     classes: int
+    fingerprint: str
 
     @classmethod
     def load(cls, name: str, *, held_out: float | None, limit: int | None, device: str) -> Examples:
@@ -145,7 +155,7 @@ class Examples:
             )
             for split, s in data.splits.items()
         }
-        return cls(**pairs, classes=data.classes)
+        return cls(**pairs, classes=data.classes, fingerprint=data.fingerprint)
 
 
 def noisy_labels(labels: Tensor, share: float, classes: int, seed: int) -> Tensor:
