@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from lowland import studies
 from lowland.core.errors import InputError
 from lowland.report import page, terminal
 from lowland.studies.folder import default_folder
+from lowland.studies.study import Choice, Plan
+from lowland.train import Experiment
 
 
 def execute(folder: Path, **asked: Any) -> dict[str, Any]:
@@ -45,6 +48,42 @@ def test_own_figures_and_tables_are_plain_and_drawn(results: dict[str, Any]) -> 
     shown = io.StringIO()
     terminal.show(results, Path("x"), Console(file=shown, width=70))
     assert "Own table" in shown.getvalue()
+
+
+def test_a_file_beside_the_data_that_changed_is_seen(tmp_path: Path) -> None:
+    """Such as a checkpoint, or the other data set of ``transfer_data``."""
+    data, other = tmp_path / "x.parquet", tmp_path / "y.parquet"
+    for file in (data, other):
+        file.write_bytes(b"1")
+    made: list[int] = []
+
+    def plan(choice: Choice) -> Plan:
+        made.append(1)
+        whole = STUDY.plan(choice)
+        (planned,) = whole.runs
+        assert isinstance(planned.recipe, Experiment)
+        recipe = dataclasses.replace(planned.recipe, files=(str(data), str(other)))
+        return dataclasses.replace(whole, runs=(dataclasses.replace(planned, recipe=recipe),))
+
+    study = dataclasses.replace(STUDY, plan=plan)
+    choice = study.choose(data=f"parquet:{data}")
+
+    def execute(*overrides: str) -> tuple[str | None, str]:
+        asked = dataclasses.replace(choice, overrides=overrides)
+        folder = tmp_path / f"{len(overrides)}"
+        found = studies.execute(study, asked, folder, launcher=InProcess())
+        return found["glance"], found["key"]
+
+    glance, key = execute()
+    assert glance, "one file: it need not be read to do nothing"
+    assert execute() == (glance, key)
+    assert len(made) == 1
+    setting = f"transfer_data=parquet:{other},digits"
+    glance, before = execute(setting)
+    assert glance is None
+    assert execute(setting) == (None, before)
+    other.write_bytes(b"22")
+    assert execute(setting)[1] != before
 
 
 def test_time_zero_is_no_place_on_a_logarithmic_axis(results: dict[str, Any]) -> None:

@@ -15,6 +15,7 @@ import dataclasses
 import hashlib
 import importlib.util
 import json
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ import torch
 from lowland.core.errors import InputError
 from lowland.core.files import write_json
 from lowland.core.provenance import provenance, source_hash
+from lowland.data import places
+from lowland.data.stamp import stamp
 from lowland.report.page import write_page
 from lowland.report.results import RESULTS, read_results
 from lowland.studies.folder import claimed, clear_errors
@@ -220,18 +223,31 @@ def _asked(choice: Choice, plan: Plan, runs: Sequence[Run]) -> dict[str, Any]:
 
 
 def _key(study: Study, choice: Choice, plan: Plan) -> str:
-    """Hash of all that decides the results: what is asked, the data, lowland's code, and torch."""
+    """Hash of all that decides the results: what is asked, the data, lowland's code, and torch.
+
+    Files beside the data, as ``transfer_data`` names them, count by size and time of change.
+    """
     runs = [[planned.group, planned.recipe.to_dict()] for planned in plan.runs]
-    return _hash(study, choice, {"runs": runs, "data": plan.fingerprint})
+    files = {place for planned in plan.runs for place in planned.recipe.files}
+    others = stamp(sorted(files - set(places(choice.data))))
+    return _hash(study, choice, {"runs": runs, "data": plan.fingerprint, "files": others})
 
 
 def _glance(study: Study, choice: Choice) -> str | None:
-    """The same from a look at the data's file, so that it need not be decoded to do nothing."""
+    """The same from a look at the data's file, so that it need not be decoded to do nothing.
+
+    None where there is no single file, or a setting names a further one.
+    """
     path = Path(choice.data.partition(":")[2])
-    if not path.is_file():
+    if not path.is_file() or any(_names_a_file(setting) for setting in choice.overrides):
         return None
     seen = path.stat()
     return _hash(study, choice, {"size": seen.st_size, "changed": seen.st_mtime_ns})
+
+
+def _names_a_file(setting: str) -> bool:
+    words = re.split("[=,:]", setting.partition("=")[2])
+    return any(word.strip() and Path(word.strip()).expanduser().exists() for word in words)
 
 
 def _hash(study: Study, choice: Choice, facts: Mapping[str, Any]) -> str:
