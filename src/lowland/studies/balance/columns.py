@@ -18,6 +18,8 @@ SHARPNESS = "lambda-max"
 
 ALONE = "hard alone"
 REDUNDANT = "redundant"
+GIVEN = "as given"
+"""The setting of data that were found: the only one that there is."""
 
 
 @dataclass(frozen=True)

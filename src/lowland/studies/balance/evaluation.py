@@ -102,23 +102,37 @@ class Evaluator:
         return _rows(named, stack.size)
 
 
-def probe_columns(fitted: Probed, tested: Probed, balanced: Probed, *, end: bool, dfr: bool) -> Row:
+def probe_columns(
+    fitted: Probed,
+    tested: Probed,
+    balanced: Probed | None,
+    *,
+    end: bool,
+    dfr: bool,
+    equally: bool = False,
+) -> Row:
     """Probing errors by column; missing where features are not finite.
 
     Args:
         fitted: examples that probes are fitted to.
         tested: examples that errors are measured on.
-        balanced: examples for the choice of ρ by an oracle.
+        balanced: examples for the choice of ρ by an oracle, none of which is in `fitted`; None
+            where there are none.
         end: add the probe with a strong penalty.
         dfr: add that of last-layer retraining.
+        equally: errors are means over groups (`probing_errors`).
     """
-    if not all(bool(part.features.isfinite().all()) for part in (fitted, tested, balanced)):
+    asked = [tested] if balanced is None else [tested, balanced]
+    if not all(bool(part.features.isfinite().all()) for part in (fitted, *asked)):
         return {}
-    hard, oracle = probing_errors(HARD, fitted, tested, balanced)
-    (easy,) = probing_errors(EASY, fitted, tested)
-    row: Row = {columns.HARD: hard, columns.EASY: easy, columns.ORACLE_PROBE: oracle}
+    hard = probing_errors(HARD, fitted, *asked, equally=equally)
+    (easy,) = probing_errors(EASY, fitted, tested, equally=equally)
+    row: Row = dict(zip((columns.HARD, columns.ORACLE_PROBE), hard, strict=False))
+    row[columns.EASY] = easy
     if end:
-        (row[columns.HARD_STRONG],) = probing_errors(HARD, fitted, tested, weight=STRONG_C)
+        (row[columns.HARD_STRONG],) = probing_errors(
+            HARD, fitted, tested, weight=STRONG_C, equally=equally
+        )
     if dfr:
         row[columns.HARD_DFR] = dfr_error(HARD, fitted, tested)
     return row

@@ -101,7 +101,9 @@ def worst_group(runs: Runs, setup: Setup, network: str, setting: Setting) -> Fin
     pairs = by_validation(runs, group)
     beside = {
         "at equal train loss": or_none(lambda: pairs.fall_at_equal_loss(columns.WORST)),
-        "the mean over groups": pairs.fall(columns.TEST),
+        "all test images" if setting.name == columns.GIVEN else "the mean over groups": pairs.fall(
+            columns.TEST
+        ),
         "at the ρ of an oracle, chosen on balanced validation data": or_none(
             lambda: by_oracle(runs, group, columns.ORACLE_WORST).fall(columns.WORST)
         ),

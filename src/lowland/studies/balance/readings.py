@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 
 from lowland.core.selection import output_layer
 from lowland.data import decorrelated
+from lowland.data.dominoes import MADE
 from lowland.measure import capture
 from lowland.measure.evaluation import Batches
 from lowland.studies.balance import columns
@@ -28,15 +30,25 @@ SHARPNESS_EXAMPLES = 2048
 def read(trained: Trained) -> Row:
     """Probing errors of both features, worst-group errors and λ_max at the end of training.
 
-    Validation is looked at by the oracle as it is: in data that were found it has every joint
-    value, if not as often, and a worst group does not depend on how often.
+    All errors are means over groups, or the worst of them: in data that were found groups are not
+    equally often. The oracle looks at dominoes made anew of the halves of the validation images;
+    in data that were found at the worst group of the validation images, and at no probe, since
+    probes are fitted to those images.
     """
     data = trained.data
-    splits = {"fitted": decorrelated(data), "test": data.test, "validation": data.validation}
+    made = data.source.get("made") == MADE
+    splits = {
+        "fitted": decorrelated(data),
+        "test": data.test,
+        "oracle": decorrelated(dataclasses.replace(data, train=data.validation))
+        if made
+        else data.validation,
+    }
     seen = {name: _look(trained, split) for name, split in splits.items()}
     parts = {name: probed for name, (probed, _) in seen.items()}
-    row = probe_columns(parts["fitted"], parts["test"], parts["validation"], end=True, dfr=True)
-    for name, column in (("test", columns.WORST), ("validation", columns.ORACLE_WORST)):
+    oracle = parts["oracle"] if made else None
+    row = probe_columns(parts["fitted"], parts["test"], oracle, end=True, dfr=True, equally=True)
+    for name, column in (("test", columns.WORST), ("oracle", columns.ORACLE_WORST)):
         probed, wrong = seen[name]
         row[column] = float(worst_groups(wrong[None], probed.groups))
     known = Inputs(data, first(data.train, SHARPNESS_EXAMPLES), _dtype(trained.module), 256)

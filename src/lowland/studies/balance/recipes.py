@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from lowland.studies.balance.claims import claims
-from lowland.studies.balance.columns import ALONE, REDUNDANT, Setting, Setup, group_of
+from lowland.studies.balance.columns import ALONE, GIVEN, REDUNDANT, Setting, Setup, group_of
 from lowland.studies.balance.drawings import figures, panels, tables
 from lowland.studies.balance.names import with_settings
 from lowland.studies.recipes import all_rhos, at, base_recipe
@@ -97,7 +97,7 @@ def data_setup(data: str, test_images: int) -> Setup:
             for name, share in made.items()
         )
         if made
-        else (Setting("as given", data),),
+        else (Setting(GIVEN, data),),
         alone=Setting(ALONE, with_settings(data, correlation="1", easy="none")) if made else None,
         over_time=False,
         test_images=test_images,
@@ -110,6 +110,7 @@ def _notes(choice: Choice, base: Recipe, data: ImageData) -> tuple[str, ...]:
         f"Data: {data.name}, {sizes} images; the hard feature is {data.source['core']!r}, the "
         f"simple one {data.source['spurious']!r}.",
         f"Network: {base.model}; probes of its penultimate features at the end of training, so "
-        "that claims about the course of training have no data here.",
+        "that claims about the course of training have no data here. They are fitted where the "
+        "features say nothing of each other; errors are means over the groups.",
         f"ρ = 0 is the base optimizer alone; every other ρ is {choice.method}.",
     )
