@@ -115,7 +115,7 @@ def vit_folder(folder: Path, **processor: Any) -> Path:
     return folder
 
 
-def save_tokenizer(folder: Path, **options: Any) -> None:
+def save_tokenizer(folder: Path, *, pad: str | None = "[PAD]", **options: Any) -> None:
     import transformers
     from tokenizers import Tokenizer, models, pre_tokenizers
 
@@ -123,7 +123,7 @@ def save_tokenizer(folder: Path, **options: Any) -> None:
     tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, "[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     fast = transformers.PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]", model_max_length=16,
+        tokenizer_object=tokenizer, pad_token=pad, unk_token="[UNK]", model_max_length=16,
         **options,
     )  # fmt: skip
     fast.save_pretrained(folder)
@@ -241,6 +241,27 @@ class TestTransformers:
         save_tokenizer(folder, model_input_names=["input_ids"])
         with pytest.raises(InputError, match="no attention mask"):
             load_subject(f"hf:{folder}", How(tower="text"))
+
+    def test_a_tokenizer_without_words(self, tmp_path: Path) -> None:
+        """transformers makes an empty one where the folder has none: all words would be one."""
+        folder = bert_folder(tmp_path / "m", head=False)
+        for file in folder.glob("tokenizer*"):
+            file.unlink()
+        with pytest.raises(InputError, match="no tokenizer that knows any word: save it beside"):
+            load_subject(f"hf:{folder}")
+
+    def test_a_tokenizer_that_cannot_pad(self, tmp_path: Path) -> None:
+        """The end of a text pads, as GPT-2's: the attention mask hides it."""
+        folder, data = bert_folder(tmp_path / "m", head=False), text_data(tmp_path, TEXTS)
+        spectra = []
+        for pad, end in (("[PAD]", None), (None, "[PAD]")):
+            save_tokenizer(folder, pad=pad, eos_token=end)
+            found = inspected(f"hf:{folder}", data=data, what="rank", batch_size=7)
+            spectra.append([b["rank"]["spectrum"] for b in found["subjects"][0]["blocks"].values()])
+        np.testing.assert_array_equal(*spectra)
+        save_tokenizer(folder, pad=None)
+        with pytest.raises(InputError, match="neither a token for padding nor an end of text"):
+            load_subject(f"hf:{folder}")
 
     def test_texts_and_padding(self, tmp_path: Path) -> None:
         """Mean tokens without padding: a batch of all texts gives what each gives alone."""

@@ -6,11 +6,16 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from lowland.core.errors import InputError, one_line
+from lowland.core.errors import InputError
 from lowland.data import Preprocessing
 from lowland.inspection.subject import Encode, Subject, default_blocks, stands_for_all
 from lowland.inspection.towers import tower_of
-from lowland.models.hub import image_settings, transformers_network, transformers_place
+from lowland.models.hub import (
+    image_settings,
+    transformers_network,
+    transformers_place,
+    transformers_tokenizer,
+)
 
 _RESAMPLE = {0: "nearest", 1: "bicubic", 2: "bilinear", 3: "bicubic"}
 
@@ -101,16 +106,9 @@ def _sides(size: Any) -> tuple[int | None, tuple[int, int] | None]:
 
 
 def _encoder(name: str, where: str) -> Encode:
-    import transformers
-
-    try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(where)
-    except Exception as error:
-        raise InputError(
-            f"{name} has neither an image processor nor a tokenizer that can be loaded: "
-            f"{one_line(error)}"
-        ) from None
-
+    tokenizer = transformers_tokenizer(
+        name, where, lacks="has neither an image processor nor a tokenizer"
+    )
     if "attention_mask" not in tokenizer.model_input_names:
         raise InputError(
             f"{name}: its tokenizer makes no attention mask, so that padding would be measured: "

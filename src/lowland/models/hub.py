@@ -103,6 +103,41 @@ def transformers_network(
     return module, heads and head is not None, _missing(found)
 
 
+def transformers_tokenizer(name: str, where: str, *, lacks: str = "has no tokenizer") -> Any:
+    """The tokenizer that is stored with a network of transformers, made so that it can pad.
+
+    One without a token for padding (GPT-2) pads with its end of text: the attention mask hides it.
+
+    Args:
+        name: what the user wrote, for messages.
+        where: see `transformers_place`.
+        lacks: how the message begins if none can be loaded.
+
+    Raises:
+        InputError: it cannot be loaded, knows no word, or has nothing to pad with.
+    """
+    import transformers
+
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(where)
+    except Exception as error:  # a folder without one, no network: each its own kind
+        raise InputError(f"{name} {lacks} that can be loaded: {one_line(error)}") from None
+    if not set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens):
+        # transformers makes an empty one where the folder has no words
+        raise InputError(
+            f"{name} has no tokenizer that knows any word: save it beside the network with "
+            "save_pretrained"
+        )
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    if tokenizer.pad_token is None:
+        raise InputError(
+            f"{name}: its tokenizer has neither a token for padding nor an end of text: set its "
+            "pad_token and save it again"
+        )
+    return tokenizer
+
+
 def image_settings(where: str) -> dict[str, Any] | None:
     """What the stored image processor of transformers says; None for a model without one."""
     from transformers.utils.hub import cached_file
