@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -349,3 +350,30 @@ def test_dropout_is_silent() -> None:
     silent_dropout(module)
     x = torch.randn(3, 2, 2)
     assert torch.equal(module.train()(x), module.eval()(x))
+
+
+class Functional(nn.Module):
+    """As networks of transformers are: rates are numbers that functions get."""
+
+    def __init__(self, paths: float = 0.1) -> None:
+        super().__init__()
+        self.dropout, self.layerdrop, self.drop_prob = 0.5, 0.25, paths
+        self.config = types.SimpleNamespace(hidden_dropout=0.3, width=2.0)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for rate in (self.dropout, self.layerdrop, self.drop_prob, self.config.hidden_dropout):
+            x = nn.functional.dropout(x, rate, self.training)
+        return x
+
+
+def test_dropout_by_functions_is_silent_too() -> None:
+    from lowland.train.contrastive.images import silent_dropout
+
+    x, module = torch.ones(64, 8), nn.Sequential(Functional())
+    assert not torch.equal(module.train()(x), x)
+    silent_dropout(module)
+    assert torch.equal(module.train()(x), x)
+    assert module[0].config.width == 2.0
+    asked = nn.Sequential(Functional(paths=0.5))
+    silent_dropout(asked, paths=False)
+    assert (asked[0].drop_prob, asked[0].dropout) == (0.5, 0.0)

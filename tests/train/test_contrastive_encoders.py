@@ -216,3 +216,48 @@ def test_encoders_that_cannot_be_had_are_one_line(tmp_path: Path) -> None:
     transformers.BertModel(config).save_pretrained(tmp_path / "wordless")
     with pytest.raises(InputError, match="has no tokenizer that"):
         build_texts(small(text=f"hf:{tmp_path / 'wordless'}"), data)
+
+
+@pytest.fixture
+def causal(tmp_path: Path, bert: Path) -> Path:
+    """A GPT-2 with random weights, whose first token sees no other, and no token for padding."""
+    fast = transformers.AutoTokenizer.from_pretrained(bert)
+    again = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=fast.backend_tokenizer, unk_token="[UNK]", eos_token="[PAD]"
+    )
+    again.save_pretrained(tmp_path / "gpt")
+    torch.manual_seed(0)
+    config = transformers.GPT2Config(
+        vocab_size=len(fast), n_embd=8, n_layer=2, n_head=2, n_positions=16,
+        bos_token_id=2, eos_token_id=0,
+    )  # fmt: skip
+    transformers.GPT2Model(config).save_pretrained(tmp_path / "gpt")
+    return tmp_path / "gpt"
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_an_encoder_that_tells_no_texts_apart_is_refused(causal: Path, frozen: bool) -> None:
+    """Loss and errors would be those of guessing, whatever is trained."""
+    recipe = small(text=f"hf:{causal}", freeze_text=frozen, max_tokens=16)
+    with pytest.raises(InputError, match="one vector for all texts with pool=first.*set pool=mean"):
+        recipe.check()
+    recipe.changed(pool="mean").check()
+
+
+def test_texts_that_are_too_long_for_an_encoder_are_one_line(causal: Path) -> None:
+    recipe = small(text=f"hf:{causal}", pool="positions", max_tokens=17)
+    with pytest.raises(InputError, match="cannot read texts of up to 17 tokens.*lower max_tokens"):
+        recipe.check()
+
+
+def test_a_padded_text_is_read_as_without_padding(causal: Path) -> None:
+    recipe = small(text=f"hf:{causal}", freeze_text=True, pool="mean", max_tokens=16)
+    data = make_plan(recipe).data
+    (features,) = build_texts(recipe, data).texts["test"].tensors
+    model = transformers.GPT2Model.from_pretrained(causal).eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(causal)
+    for place in (0, 7, 100):
+        made = tokenizer(data.test.captions[place][0], return_tensors="pt")
+        with torch.no_grad():
+            alone = model(**made).last_hidden_state[0].mean(0)
+        assert torch.allclose(features[place], alone, atol=1e-5)

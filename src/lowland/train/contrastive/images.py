@@ -73,19 +73,30 @@ def build_images(recipe: ContrastiveRecipe, data: Pairs) -> ImageTower:
     channels = data.shape[0] if kind not in ("timm", "hf") else 3
     if channels < data.shape[0]:
         raise InputError(f"{recipe.image} reads {channels} channels, images have {data.shape[0]}")
-    silent_dropout(module)
+    silent_dropout(module, paths="drop_path_rate" not in dict(recipe.image_options))
     tower = ImageTower(module, 0, mean, std, channels)
     return replace(tower, width=_width(recipe, tower, data))
 
 
-def silent_dropout(module: nn.Module) -> None:
-    """Set every rate of dropout to 0: fine-tuning here is without."""
+def silent_dropout(module: nn.Module, *, paths: bool = True) -> None:
+    """Set every rate of dropout to 0: fine-tuning here is without.
+
+    Rates are the ``p`` of torch's layers, and numbers with "drop" in their name that modules of
+    timm and transformers, or their configurations, hold and hand to functions (``dropout``,
+    ``attention_dropout``, ``layerdrop``, ...).
+
+    Args:
+        module: an encoder.
+        paths: stochastic depth too (``drop_prob``, ``drop_path_rate``).
+    """
     for part in module.modules():
         if isinstance(part, nn.modules.dropout._DropoutNd):
             part.p = 0.0
-        for name in ("dropout_prob", "attention_dropout"):
-            if isinstance(getattr(part, name, None), float):
-                setattr(part, name, 0.0)
+        for holder in (part, getattr(part, "config", None)):
+            named = list(vars(holder).items()) if hasattr(holder, "__dict__") else []
+            for name, value in named:
+                if "drop" in name and isinstance(value, float) and (paths or "drop_p" not in name):
+                    setattr(holder, name, 0.0)
 
 
 def _own(recipe: ContrastiveRecipe, data: Pairs) -> nn.Module:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,8 +12,13 @@ from torch import Tensor, nn
 
 from lowland.core.errors import InputError, one_line
 from lowland.data import Pairs, PairSplit
+from lowland.data.pairs import Captions
 from lowland.models import TextEncoder
-from lowland.models.hub import transformers_network, transformers_place
+from lowland.models.hub import (
+    transformers_network,
+    transformers_place,
+    transformers_tokenizer,
+)
 from lowland.models.text import pooled
 from lowland.train.contrastive.contents import contents
 from lowland.train.contrastive.images import drop_pooler, silent_dropout
@@ -23,6 +29,12 @@ from lowland.train.contrastive.texts import Texts, listed, places
 
 CHUNK = 256
 """Texts per pass of an encoder that is not trained."""
+
+TRIED = 8
+"""Texts that an encoder must tell apart."""
+
+SAME = 1e-5
+"""Features that differ by less, relative to the largest, are the same up to rounding."""
 
 _FEATURES = Kept(2)
 
@@ -60,7 +72,7 @@ def build_texts(recipe: ContrastiveRecipe, data: Pairs, *, trial: bool = False) 
         module: nn.Module
         module, tokenize = own_encoder(recipe, data, trial=trial)
     else:
-        module, tokenize = _transformers(recipe)
+        module, tokenize = _transformers(recipe, data.train.captions)
     silent_dropout(module)
     splits = {name: (split, name != "train") for name, split in data.splits.items()}
     lists = {
@@ -147,21 +159,11 @@ class FromTokens(nn.Module):
         return pooled(found.last_hidden_state, present, self.pool)
 
 
-def _transformers(recipe: ContrastiveRecipe) -> tuple[FromTokens, Tokenize]:
-    import transformers
-
+def _transformers(recipe: ContrastiveRecipe, captions: Captions) -> tuple[FromTokens, Tokenize]:
     where = transformers_place(recipe.text)
     network, _, _ = transformers_network(recipe.text, where, heads=False)
     network = getattr(network, "text_model", network)
-    try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(where)
-    except Exception as error:  # a folder without one, no network: each its own kind
-        raise InputError(
-            f"{recipe.text} has no tokenizer that can be loaded: {one_line(error)}"
-        ) from None
-    known = set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens)
-    if not known:  # transformers makes an empty one where the folder has no words
-        raise InputError(f"{recipe.text} has no tokenizer that knows any word: save it beside")
+    tokenizer = transformers_tokenizer(recipe.text, where)
     padding = "max_length" if recipe.pool == "positions" else "longest"
 
     def tokenize(texts: list[str]) -> tuple[Tensor, Tensor]:
@@ -175,4 +177,32 @@ def _transformers(recipe: ContrastiveRecipe) -> tuple[FromTokens, Tokenize]:
         )
         return found["input_ids"], found["attention_mask"].bool()
 
-    return FromTokens(network, recipe.pool), tokenize
+    module = FromTokens(network, recipe.pool)
+    _check_tells_texts_apart(recipe, module, tokenize, captions)
+    return module, tokenize
+
+
+def _check_tells_texts_apart(
+    recipe: ContrastiveRecipe, module: nn.Module, tokenize: Tokenize, captions: Captions
+) -> None:
+    """Read a few texts.
+
+    Raises:
+        InputError: they cannot be read, or have one vector in common.
+    """
+    texts = list(dict.fromkeys(itertools.islice(listed(captions, recipe.captions), 4 * TRIED)))
+    if len(texts) < 2:
+        return
+    try:
+        with torch.no_grad():
+            found = module.eval()(*tokenize(texts[:TRIED]))
+    except Exception as error:  # whatever a network says to tokens alone, or to too many
+        raise InputError(
+            f"{recipe.text} cannot read texts of up to {recipe.max_tokens} tokens "
+            f"({one_line(error)}): lower max_tokens, or choose an encoder of texts"
+        ) from None
+    if bool((found - found[0]).abs().amax() <= SAME * found.abs().amax()):
+        raise InputError(
+            f"{recipe.text} gives one vector for all texts with pool={recipe.pool}: its first "
+            "token does not see the others, or its tokenizer knows none of the words: set pool=mean"
+        )
