@@ -231,6 +231,21 @@ class TestText:
         assert not torch.equal(one.get_parameter(weight), plain.get_parameter(weight))
         assert torch.equal(longer.get_parameter(weight), plain.get_parameter(weight))
 
+    def test_pretraining_does_not_depend_on_what_ran_before(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Padding to all positions draws other masks: that is another pretraining."""
+        from lowland.train.contrastive import own_text
+
+        def weights(pool: str) -> torch.Tensor:
+            recipe = tiny(pretraining=3, pool=pool, max_tokens=24)
+            return own_text.own_encoder(recipe, make_plan(recipe).data, trial=False)[0].positions
+
+        alone = weights("positions").clone()
+        monkeypatch.setattr(own_text, "_PRETRAINED", own_text.Kept(2))
+        weights("mean")
+        assert torch.equal(weights("positions"), alone)
+
     def test_captions_as_they_were_published(self) -> None:
         plain, published = (
             build(make_plan(tiny(captions=form, text="characters")))[2]["train"].tensors[1]

@@ -239,14 +239,16 @@ def causal(tmp_path: Path, bert: Path) -> Path:
 def test_an_encoder_that_tells_no_texts_apart_is_refused(causal: Path, frozen: bool) -> None:
     """Loss and errors would be those of guessing, whatever is trained."""
     recipe = small(text=f"hf:{causal}", freeze_text=frozen, max_tokens=16)
-    with pytest.raises(InputError, match="one vector for all texts with pool=first.*set pool=mean"):
+    with pytest.raises(
+        InputError, match=r"one vector for all texts with pool=first.*set pool=mean"
+    ):
         recipe.check()
     recipe.changed(pool="mean").check()
 
 
 def test_texts_that_are_too_long_for_an_encoder_are_one_line(causal: Path) -> None:
     recipe = small(text=f"hf:{causal}", pool="positions", max_tokens=17)
-    with pytest.raises(InputError, match="cannot read texts of up to 17 tokens.*lower max_tokens"):
+    with pytest.raises(InputError, match=r"cannot read texts of up to 17 tokens.*lower max_tokens"):
         recipe.check()
 
 

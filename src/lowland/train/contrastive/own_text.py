@@ -64,7 +64,7 @@ def own_encoder(
         return {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
 
     if recipe.pretraining and not trial:
-        named = ("text", "text_options", "captions", "max_tokens", "pretraining", "threads")
+        named = ("text", "text_options", "pool", "captions", "max_tokens", "pretraining", "threads")
         key = (data.fingerprint, *(getattr(recipe, name) for name in named))
         encoder.load_state_dict(_PRETRAINED(key, pretrained))
     return encoder, tokenize
