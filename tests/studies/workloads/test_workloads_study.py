@@ -174,6 +174,7 @@ def test_the_published_networks_are_recipes() -> None:
         ({"overrides": ("widths=4,four",)}, "give whole numbers, as widths=8"),
         ({"overrides": ("epochs=2,3",)}, "give one whole number"),
         ({"overrides": ("width=4",)}, "unknown setting of workloads 'width': did you mean"),
+        ({"overrides": ("workloads=vit", "widths=8,28")}, "3 heads do not divide 28: use"),
         ({"method": "asam"}, "with sam, not with asam"),
         ({"data": "captions:missing.parquet"}, "missing.parquet"),
         ({"size": "paper", "data": "captions:x.parquet"}, "ResNet-18 and ViT on images"),

@@ -15,7 +15,8 @@ from torch.nn.functional import cross_entropy
 from lowland.core.errors import InputError
 from lowland.data.pairs import PairSplit
 from lowland.models.words import SPECIAL, START, UNKNOWN
-from lowland.studies.workloads.experiment import network
+from lowland.studies.workloads import STUDY
+from lowland.studies.workloads.experiment import network, runs
 from lowland.studies.workloads.tasks import CaptionTask
 from lowland.studies.workloads.texts import as_texts, common_words, read_captions, word_losses
 from lowland.train.stack import Stack
@@ -86,6 +87,27 @@ def test_a_file_by_its_path_alone_and_no_image_in_two_splits(tmp_path: Path) -> 
         pairs = read_captions(name)
         rows = [set(part.index.tolist()) for part in pairs.splits.values()]
         assert sum(map(len, rows)) == len(set.union(*rows)) == 20
+
+
+def test_columns_with_names_of_their_own(tmp_path: Path) -> None:
+    """What the message advises is there: in the study, in its runs, and in their names."""
+    path = tmp_path / "captions.parquet"
+    write(path, [[f"image {i}", f"the picture {i}"] for i in range(20)])
+    read = pq.read_table(path)
+    pq.write_table(read.rename_columns(["picture", "said"]), path)
+    data, columns = f"captions:{path}", {"image_column": "picture", "caption_column": "said"}
+    with pytest.raises(InputError, match="set image_column"):
+        STUDY.plan(STUDY.choose(size="smoke", data=data))
+    with pytest.raises(InputError, match="set caption_column"):
+        read_captions(data, columns={"image_column": "picture"})
+    sets = tuple(f"{key}={name}" for key, name in columns.items())
+    plan = STUDY.plan(STUDY.choose(size="smoke", data=data, overrides=(*sets, "epochs=1")))
+    settings = dict(plan.runs[0].recipe.settings)
+    assert settings["caption_column"] == "said"
+    rows = list(runs(seed=0, rho=0.0, **settings))
+    assert rows[-1]["validation/loss"] > 0
+    with pytest.raises(InputError, match="images have no captions: leave it out"):
+        STUDY.plan(STUDY.choose(size="smoke", overrides=sets))
 
 
 def test_files_that_are_refused(tmp_path: Path) -> None:

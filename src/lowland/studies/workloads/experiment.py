@@ -36,6 +36,8 @@ def runs(
     epochs: int,
     batch_size: int,
     evaluations: int,
+    image_column: str | None = None,
+    caption_column: str | None = None,
 ) -> Iterator[Row]:
     """A row for every evaluation of every network: ``rho``, ``seed``, and what is measured.
 
@@ -50,8 +52,11 @@ def runs(
         lr, weight_decay, epochs, batch_size: of `lowland.train.stack.StackPlan`; momentum is 0.9
             and the learning rate falls along a cosine. A batch is never larger than the data.
         evaluations: after the one at the start.
+        image_column, caption_column: of captions; None for the usual names.
     """
-    task, found = open_task(workload, data, limit=images, words=words)
+    asked = {"image_column": image_column, "caption_column": caption_column}
+    columns = {key: name for key, name in asked.items() if name is not None}
+    task, found = open_task(workload, data, limit=images, words=words, columns=columns)
     if found != fingerprint:
         raise InputError(f"{data} has changed since the study began: start it again")
     places = grid(radii, range(seed, seed + count))

@@ -16,11 +16,12 @@ from lowland.studies.workloads.claims import claims
 from lowland.studies.workloads.drawings import figures, panels, tables
 from lowland.studies.workloads.kinds import Sweep, Workload, chosen, group, whole_numbers
 from lowland.studies.workloads.notes import notes
+from lowland.studies.workloads.texts import CAPTIONS, COLUMNS
 
 if TYPE_CHECKING:
     from lowland.studies.workloads.tasks import Task
 
-SETTINGS = ("workloads", "widths", "epochs", "images", "words")
+SETTINGS = ("workloads", "widths", "epochs", "images", "words", *COLUMNS)
 """What ``--set`` changes below the paper size."""
 
 RHOS = {"smoke": (0.03, 0.1), "default": (0.01, 0.03, 0.1, 0.3)}
@@ -40,6 +41,7 @@ class _Training:
         epochs: of all of them, or None for each one's own.
         images: to train on at most, or None for each one's own number.
         words: of the vocabulary of captions.
+        columns: of captions, by `COLUMNS`, where they have no usual names.
     """
 
     workloads: Sequence[Workload]
@@ -47,6 +49,7 @@ class _Training:
     epochs: int | None
     images: int | None
     words: int
+    columns: Mapping[str, str]
 
     def widths_of(self, workload: Workload) -> tuple[int, ...]:
         """Ascending."""
@@ -81,7 +84,11 @@ def plan(choice: Choice) -> Plan:
     fingerprint = ""
     for workload in training.workloads:
         task, fingerprint = open_task(
-            workload.name, choice.data, limit=training.images_of(workload), words=training.words
+            workload.name,
+            choice.data,
+            limit=training.images_of(workload),
+            words=training.words,
+            columns=training.columns,
         )
         sweeps.append(_sweep(workload, training.widths_of(workload), task))
         runs += list(_runs(choice, workload, training, rhos, seeds, fingerprint))
@@ -102,14 +109,18 @@ def _training(choice: Choice) -> _Training:
     Raises:
         InputError: unknown or unusable ones.
     """
-    from lowland.studies.workloads.texts import CAPTIONS
-
     own, rest = own_settings(choice.overrides, SETTINGS)
     if rest:
         raise unknown("setting of workloads", rest[0].partition("=")[0].strip(), SETTINGS)
     smoke = choice.size == "smoke"
     numbers = {key: _one(key, own[key]) for key in ("epochs", "images", "words") if key in own}
     workloads = chosen(own.get("workloads"), captions=choice.data.startswith(CAPTIONS))
+    columns = {key: own[key] for key in COLUMNS if key in own}
+    if columns and not choice.data.startswith(CAPTIONS):
+        raise InputError(
+            f"--set {next(iter(columns))}=...: images have no captions: leave it out, or use "
+            "--data captions:FILE.parquet"
+        )
     widths = whole_numbers("widths", own["widths"]) if "widths" in own else None
     if widths is not None and len(widths) < 2:
         raise InputError(f"--set widths={own['widths']}: a slope needs two widths or more")
@@ -119,6 +130,7 @@ def _training(choice: Choice) -> _Training:
         epochs=numbers.get("epochs", 2 if smoke else None),
         images=numbers.get("images", SMOKE_IMAGES if smoke else None),
         words=numbers.get("words", WORDS),
+        columns=columns,
     )
 
 
@@ -160,6 +172,7 @@ def _runs(
                 "epochs": training.epochs or workload.epochs,
                 "evaluations": EVALUATIONS,
                 **_of_workload(workload),
+                **training.columns,
             }
             yield _planned(workload, width, first, settings, choice.data)
 

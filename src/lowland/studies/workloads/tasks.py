@@ -240,10 +240,14 @@ def _vit(shape: tuple[int, int, int], classes: int, width: int) -> nn.Module:
             f"the vit workload cuts images in four squares, got {shape[1]}x{shape[2]}: use square "
             "images of an even side, or leave vit out with --set workloads="
         )
+    heads = max(1, width // 8)
+    if width % heads:
+        raise InputError(
+            f"the vit workload has a head for every 8 numbers of a token, and {heads} heads do not "
+            f"divide {width}: use widths below 16, or multiples of 8"
+        )
     size = {"size": shape[1], "patch": shape[1] // 2}
-    return ViT(
-        shape[0], classes, **size, width=width, depth=2, heads=max(1, width // 8), hidden=2 * width
-    )
+    return ViT(shape[0], classes, **size, width=width, depth=2, heads=heads, hidden=2 * width)
 
 
 _OF_IMAGES: Mapping[str, Callable[[ImageData], Task]] = {
@@ -267,14 +271,28 @@ def read_images(name: str, *, limit: int | None) -> ImageData:
     return load(name, held_out=HELD_OUT, limit=limit)
 
 
-def open_task(workload: str, data: str, *, limit: int | None, words: int) -> tuple[Task, str]:
+def open_task(
+    workload: str,
+    data: str,
+    *,
+    limit: int | None,
+    words: int,
+    columns: Mapping[str, str] | None = None,
+) -> tuple[Task, str]:
     """The task of a workload on some data, and the fingerprint of those.
+
+    Args:
+        workload: its name.
+        data: images, or captions.
+        limit: images to train on, at most; None for all.
+        words: of the vocabulary of captions.
+        columns: of captions, as `read_captions` takes them.
 
     Raises:
         InputError: the data cannot be read or do not fit.
     """
     if workload == "captions":
-        pairs = read_captions(data, limit=limit)
+        pairs = read_captions(data, limit=limit, columns=columns)
         return CaptionTask(pairs, words), pairs.fingerprint
     images = read_images(data, limit=limit)
     return _OF_IMAGES[workload](images), images.fingerprint

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -46,12 +46,19 @@ class Texts:
         return self.tokens[:, 1:]
 
 
-def read_captions(name: str, *, limit: int | None = None) -> Pairs:
+COLUMNS = ("image_column", "caption_column")
+"""Settings that say where images and captions stand in a table."""
+
+
+def read_captions(
+    name: str, *, limit: int | None = None, columns: Mapping[str, str] | None = None
+) -> Pairs:
     """Captions of images by name; the images are decoded small and not used.
 
     Args:
         name: ``captions:`` and a name of `lowland.data.PAIRS`, or the path of a Parquet file.
         limit: keep at most so many training images.
+        columns: names of columns by `COLUMNS`; those left out are found by the usual names.
 
     Raises:
         InputError: as `lowland.data.load_pairs`, or there is nothing behind the colon.
@@ -62,7 +69,7 @@ def read_captions(name: str, *, limit: int | None = None) -> Pairs:
     if place.partition(":")[0].endswith(".parquet"):
         place = f"parquet:{place}"
     size = None if place == "digits-captions" else 8
-    return load_pairs(place, size=size, limit=limit)
+    return load_pairs(place, size=size, limit=limit, **(columns or {}))
 
 
 def common_words(split: PairSplit, most: int) -> Vocabulary:
