@@ -74,6 +74,25 @@ def test_one_caption_a_row_and_other_names(written: Callable[..., str]) -> None:
     assert len(found.train) == 14
 
 
+def test_rows_of_one_image_are_one_image_with_all_captions(written: Callable[..., str]) -> None:
+    """A row for every caption: split by rows, the same image would be in train and in test."""
+    images = [png(p) for p in pixels() for _ in range(2)]
+    texts = [f"image {i}, text {k}" for i in range(20) for k in range(2)]
+    data = load_pairs(written(image=images, captions=None, caption=texts))
+    one = load_pairs(written(captions=[texts[2 * i : 2 * i + 2] for i in range(20)]))
+    for name, split in data.splits.items():
+        assert torch.equal(split.images, one.splits[name].images)
+        assert split.captions == one.splits[name].captions
+        assert torch.equal(split.index, 2 * one.splits[name].index)
+    assert data.source["rule"].endswith("; 20 rows are joined to others of the same image")
+    twice = [[f"image {i // 2}"] for i in range(40)]
+    assert load_pairs(written(image=images, captions=twice)).train.captions[0] == ("image 0",)
+    marked = load_pairs(written(image=images, captions=twice, split=["train"] * 30 + ["val"] * 10))
+    assert marked.test.index.tolist() == [30, 32, 34, 36, 38]
+    with pytest.raises(InputError, match=r"rows 30 \(train\) and 31 \(test\) hold the same image"):
+        load_pairs(written(image=images, captions=twice, split=["train"] * 31 + ["test"] * 9))
+
+
 def test_images_of_many_sizes_become_squares(tmp_path: Path) -> None:
     flat = np.full((9, 5, 3), 77, dtype=np.uint8)
     images = [png(flat), *(png(p) for p in pixels(5)), png(pixels(1, (4, 4))[0])]
@@ -161,25 +180,6 @@ def test_rows_held_out_at_random_are_all_rows() -> None:
     assert not torch.equal(rows["test"], random_rows(50, {"test": 0.2}, seed=4)["test"])
     with pytest.raises(InputError, match="2 pairs cannot make"):
         random_rows(2, {"test": 0.2, "validation": 0.1}, seed=0)
-
-
-@pytest.mark.parametrize("marked", [False, True])
-def test_a_row_for_each_caption_leaves_every_image_in_one_split(
-    written: Callable[..., str], marked: bool
-) -> None:
-    """Five rows an image: a draw of rows would put nearly every image into train and test."""
-    image = [png(p) for p in pixels(60) for _ in range(5)]
-    text = [f"image {i // 5}, said for the time {i % 5}" for i in range(300)]
-    split = (["train"] * 250 + ["test"] * 50) if marked else None
-    data = load_pairs(written(image=image, captions=None, text=text, split=split))
-    held = {name: {int(row) // 5 for row in s.index} for name, s in data.splits.items()}
-    assert [len(part) for part in held.values()] == ([45, 5, 10] if marked else [43, 5, 12])
-    assert [len(part) for part in data.splits.values()] == [5 * len(part) for part in held.values()]
-    assert not held["train"] & held["test"]
-    assert not held["validation"] & (held["train"] | held["test"])
-    assert data.source["rule"].endswith(f"of {50 if marked else 60} different images")
-    for name, part in data.splits.items():
-        assert part.index.tolist() == sorted(part.index.tolist()), name
 
 
 def coco(folder: Path, **changes: Any) -> str:

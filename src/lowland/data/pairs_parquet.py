@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,11 +50,13 @@ def read_parquet_pairs(request: PairRequest) -> Pairs:
 
     Columns: encoded images (bytes, or a struct with a field ``bytes``); captions, strings or lists
     of strings; optionally ``split``, whose words begin with train, val or test. Without test rows
-    the validation rows are the test; what is missing then is held out of train at random. A file
-    may have a row for each caption: rows whose images are equal stay in one split.
+    the validation rows are the test; what is missing then is held out of train at random. Rows with
+    the same bytes are one image with all their captions, so that none is in two splits, or twice in
+    a batch.
 
     Raises:
-        InputError: missing, damaged or foreign file, missing column, an image without captions.
+        InputError: missing, damaged or foreign file, missing column, an image without captions, or
+            one in two splits.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -75,7 +76,7 @@ def read_parquet_pairs(request: PairRequest) -> Pairs:
     check_captions(str(path), encoded, captions)
     marks = table.column("split").to_pylist() if marked else None
     source = {"sha256": {path.name: digest}, "columns": list(columns)}
-    return built(request, str(path), encoded, captions, marks, source)
+    return built(request, str(path), encoded, captions, marks, source, join=True)
 
 
 def read_hub_pairs(request: PairRequest) -> Pairs:
@@ -95,7 +96,8 @@ def read_hub_pairs(request: PairRequest) -> Pairs:
         captions += [_listed(value) for value in part[caption]]
         marks += [mark] * (len(encoded) - len(marks))
     check_captions(request.name, encoded, captions)
-    return built(request, request.name, encoded, captions, marks, {"datasets": request.location})
+    source = {"datasets": request.location}
+    return built(request, request.name, encoded, captions, marks, source, join=True)
 
 
 def found_columns(where: str, names: Sequence[str], request: PairRequest) -> tuple[str, str]:
@@ -127,6 +129,8 @@ def built(
     captions: Sequence[Sequence[str]],
     marks: Sequence[str] | None,
     source: dict[str, Any],
+    *,
+    join: bool = False,
 ) -> Pairs:
     """The data set of encoded images and their captions.
 
@@ -137,31 +141,58 @@ def built(
         captions: of each image; they have been checked.
         marks: the split of each, in the source's words; None where it has none.
         source: record of where they come from.
+        join: make one image of rows with the same bytes.
     """
     images = sized_images(where, encoded, request.size)
-    rows, rule = split_rows(where, marks, images, request.seed)
+    texts = {row: tuple(of_image) for row, of_image in enumerate(captions)}
+    if join:
+        texts = joined(where, encoded, captions, marks)
+    rows, rule = split_rows(where, marks, list(texts), request.seed)
+    if left := len(encoded) - len(texts):
+        rule += f"; {left} rows are joined to others of the same image"
     splits = {
-        name: PairSplit(images[chosen], tuple(tuple(captions[i]) for i in chosen.tolist()), chosen)
+        name: PairSplit(images[chosen], tuple(texts[i] for i in chosen.tolist()), chosen)
         for name, chosen in rows.items()
     }
     source = {**source, "rule": rule, "split_seed": request.seed, "size": request.size}
     return assemble_pairs(request.name, **splits, largest=255.0, source=source)
 
 
-def split_rows(
-    where: str, marks: Sequence[str] | None, images: Tensor, seed: int
-) -> tuple[dict[str, Tensor], str]:
-    """Rows of train, validation and test, and how they were found.
+def joined(
+    where: str,
+    encoded: Sequence[bytes | None],
+    captions: Sequence[Sequence[str]],
+    marks: Sequence[str] | None,
+) -> dict[int, tuple[str, ...]]:
+    """For the first row of every image all its captions, each text once.
 
-    What is drawn at random are images, with all the rows that have the same pixels: a source with a
-    row for each caption would have an image in train and in test otherwise. Where no two rows have
-    the same, the draw is one of rows.
+    Raises:
+        InputError: an image is in two splits.
     """
-    number = same_images(images)
-    n = len(images)
+    first: dict[bytes | None, int] = {}
+    texts: dict[int, dict[str, None]] = {}
+    for row, (content, of_row) in enumerate(zip(encoded, captions, strict=True)):
+        own = first.setdefault(content, row)
+        if marks is not None and marks[own] != marks[row]:
+            raise InputError(
+                f"{where}: rows {own} ({marks[own]}) and {row} ({marks[row]}) hold the same image: "
+                "keep every image in one split"
+            )
+        texts.setdefault(own, {}).update(dict.fromkeys(of_row))
+    return {  # an image of one row keeps its captions as they are, repeated ones too
+        row: tuple(captions[row]) if len(found) == len(set(captions[row])) else tuple(found)
+        for row, found in texts.items()
+    }
+
+
+def split_rows(
+    where: str, marks: Sequence[str] | None, kept: Sequence[int], seed: int
+) -> tuple[dict[str, Tensor], str]:
+    """Rows of train, validation and test among those that are kept, and how they were found."""
     if marks is None:
-        rows, said = _drawn(torch.arange(n), number, SHARES, seed)
-        return rows, f"at random: 20% test, then 10% of the rest validation{said}"
+        places = random_rows(len(kept), SHARES, seed=seed)
+        rows = {name: torch.tensor(kept)[chosen] for name, chosen in places.items()}
+        return rows, "at random: 20% test, then 10% of the rest validation"
     known = {mark: split_of(mark) for mark in set(marks)}
     if strange := [row for row, mark in enumerate(marks) if known[mark] is None]:
         raise InputError(
@@ -169,7 +200,7 @@ def split_rows(
             "test, or drop the column"
         )
     rows = {
-        name: torch.tensor([i for i, mark in enumerate(marks) if known[mark] == name]).long()
+        name: torch.tensor([i for i in kept if known[marks[i]] == name]).long()
         for name in ("train", "validation", "test")
     }
     rule = "as marked"
@@ -177,36 +208,12 @@ def split_rows(
         rows["test"], rows["validation"] = rows["validation"], rows["test"]
         rule += "; its validation rows are test"
     missing = {name: share for name, share in SHARES.items() if not len(rows[name])}
-    drawn, said = _drawn(rows["train"], number, missing, seed)
+    train = rows["train"]
+    rows |= {
+        name: train[drawn] for name, drawn in random_rows(len(train), missing, seed=seed).items()
+    }
     rule += "".join(f"; {share:.0%} of train {name}" for name, share in missing.items())
-    return rows | drawn, f"{rule}{said if missing else ''}"
-
-
-def _drawn(
-    among: Tensor, number: Tensor, shares: Mapping[str, float], seed: int
-) -> tuple[dict[str, Tensor], str]:
-    """Some rows by split, each image with all its rows, and what to say of that."""
-    own = number[among]
-    different: Tensor = torch.unique(own)
-    said = "" if len(different) == len(own) else f", of {len(different)} different images"
-    chosen = random_rows(len(different), shares, seed=seed)
-    return {key: among[torch.isin(own, different[part])] for key, part in chosen.items()}, said
-
-
-def same_images(images: Tensor) -> Tensor:
-    """A number for each image, int64 (n,), counted in order; equal for equal pixels.
-
-    >>> same_images(torch.tensor([[7], [9], [7]])).tolist()
-    [0, 1, 0]
-    """
-    seen: dict[bytes, int] = {}
-    return torch.tensor(
-        [
-            seen.setdefault(hashlib.blake2b(image.numpy().tobytes()).digest(), len(seen))
-            for image in images
-        ],
-        dtype=torch.int64,
-    )
+    return rows, rule
 
 
 def _listed(value: Any) -> Any:

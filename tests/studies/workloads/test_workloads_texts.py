@@ -126,6 +126,6 @@ def test_files_that_are_refused(tmp_path: Path) -> None:
 
 
 def write(path: Path, captions: list[list[str]]) -> None:
-    image = png(np.zeros((8, 8, 3), dtype=np.uint8))
-    table = pa.table({"image": [image] * len(captions), "captions": captions})
+    images = [png(np.full((8, 8, 3), i, dtype=np.uint8)) for i in range(len(captions))]
+    table = pa.table({"image": images, "captions": captions})
     pq.write_table(table, path)
