@@ -313,3 +313,22 @@ def test_another_file_of_the_same_name_is_another_run(place: Path, tmp_path: Pat
 def test_published_size() -> None:
     assert planned(size="paper").runs[0].recipe.to_dict()["settings"]["images"] == 0
     assert "12,800" in STUDY.sizes["paper"]
+
+
+def test_what_is_said_of_the_published_table_follows_from_it() -> None:
+    """672 -> 654 of ViT-B/32 is the smallest fall, 2.7%, and 301 -> 477 the only rise, 58%."""
+    falls = {
+        (a.name, share): 1 - sam / standard
+        for a in ARCHITECTURES
+        for share, (standard, sam) in a.ranks.items()
+    }
+    (exception,) = [place for place, fall in falls.items() if fall < 0]
+    assert exception[0] == "Mixer-B/16"
+    said = {claim.name: claim.published for claim in planned().claims}
+    assert f"{-falls.pop(exception):+.0%}" in said["mixer-exception"]
+    assert f"by {min(falls.values()):.1%} at least" in said["rank-falls-everywhere"]
+    for share, name in zip(SHARES, ("last", "three-quarters", "half"), strict=True):
+        for a in ARCHITECTURES:
+            pair = "{} → {} ({})".format(*a.ranks[share], a.name)
+            mixers = a.name.startswith("Mixer") and name == "three-quarters"
+            assert (pair in said[f"rank-falls-after-{name}"]) != mixers

@@ -127,8 +127,9 @@ def create(
     """A freshly initialised network, drawn from torch's global generator.
 
     Convolutions are Kaiming-normal (fan-out, ReLU gain), BatchNorm starts at scale 1 and shift
-    0, linear layers keep PyTorch's default weights with zero biases. A ViT or Mixer starts as it
-    was published: linear maps in its blocks Xavier-uniform, position embeddings N(0, 0.02²).
+    0, linear layers keep PyTorch's default weights with zero biases. Linear
+    maps in the blocks of a ViT or Mixer are Xavier-uniform, as a ViT's were published (a Mixer's
+    there are normal of variance 1/inputs), position embeddings N(0, 0.02²).
 
     Args:
         name: one of `MODELS`.

@@ -48,7 +48,7 @@ def claims(what: Measured) -> tuple[Claim, ...]:
             FROZEN,
             "text",
             "It does so where the text encoder is frozen and one linear layer alone is trained.",
-            source="Fig. 11 (bottom), Fig. 15, App. C, §3.3",
+            source="Fig. 11 (bottom), App. C, Fig. 15, App. E, §3.3",
         ),
         _rank(FROZEN, "image", "With a frozen text encoder, image embeddings lose rank as well."),
         *(_error(FROZEN, way, what) for way in WAYS),

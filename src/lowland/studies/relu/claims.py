@@ -16,7 +16,7 @@ SHARE = 0.05
 MORE = 0.02
 """Smallest difference between later and earlier blocks that matters: two points."""
 
-_UNITS = "Five units in a hundred; the paper calls a fall from 100% to 77% noticeable."
+_UNITS = "Five units in a hundred; the paper reports a fall from 100% to 77%."
 _TWENTIETH = (
     "A twentieth: most of the falls in the paper's Table 1 are larger, and a smaller one saves "
     "next to nothing when features are stored or searched."

@@ -221,7 +221,13 @@ def _activation(name: str) -> tuple[Claim, ...]:
             *shape,
         ),
         _norm(f"{name}-norm", f"The weight norm of {said} networks grows with ρ.", group, *shape),
-        _loss(f"{name}-test-loss", f"{said} networks generalize better with ρ.", group, *shape),
+        _loss(
+            f"{name}-test-loss",
+            f"{said} networks generalize better with ρ.",
+            group,
+            "§4.1, of ReLU; Fig. 12, App. D",
+            "none in words: App. D names rank, active units and norm",
+        ),
     )
 
 

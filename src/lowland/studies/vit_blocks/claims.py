@@ -25,7 +25,7 @@ _TWENTIETH = (
     "A twentieth: most of the falls in the paper's Table 1 are larger, and a smaller one saves "
     "next to nothing when features are stored or searched."
 )
-_MARGIN = "Five units in a hundred; the paper calls a fall from 100% to 77% of ReLUs noticeable."
+_MARGIN = "Five units in a hundred; the paper reports a fall from 100% to 77% of ReLUs."
 _TABLE: Mapping[str, Mapping[str, str]] = {
     VIT: {
         "the last": "680 → 617 (B/16), 672 → 654 (B/32), 903 → 820 and 898 → 844 (L): −3% to −9%",
