@@ -128,6 +128,24 @@ def test_refused(arrays: Arrays, size: int | None, message: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("part", ["query/kernel", "value/bias", "out/kernel"])
+def test_heads_in_another_place_are_seen(part: str) -> None:
+    """Flattened, (heads, d/heads) and (d/heads, heads) are equally long: 2·3 and 3·2."""
+    arrays = vit_arrays()
+    name = f"Transformer/encoderblock_1/MultiHeadDotProductAttention_1/{part}"
+    axes = (0, 1) if part != "query/kernel" else (1, 2)
+    with pytest.raises(InputError, match=r"in the file, \(.*\) is needed for 2 heads"):
+        from_arrays({**arrays, name: np.swapaxes(arrays[name], *axes)})
+
+
+def test_two_names_of_one_parameter() -> None:
+    """Of old Flax and of new: which of both would win is chance."""
+    arrays = vit_arrays()
+    old = "Transformer/encoderblock_0/LayerNorm_2/scale"
+    with pytest.raises(InputError, match=r"LayerNorm_2/scale' and .*LayerNorm_1/scale' are the sam"):
+        from_arrays({**arrays, old.replace("_2", "_1"): arrays[old] + 1})
+
+
 def test_patches_that_make_no_square() -> None:
     arrays = vit_arrays()
     name = "Transformer/posembed_input/pos_embedding"

@@ -78,7 +78,7 @@ def from_arrays(arrays: Arrays, *, size: int | None = None) -> tuple[nn.Module, 
         )
     plan.resize(size)
     model = plan.build()
-    _fill(model, {_translated(name): _tensor(value) for name, value in arrays.items()}, plan)
+    _fill(model, _by_names_here(arrays), plan)
     return model.eval(), plan.facts
 
 
@@ -174,6 +174,19 @@ def _side(tokens: int) -> int:
     return side
 
 
+def _by_names_here(arrays: Arrays) -> dict[str, Tensor]:
+    """The arrays by the names of parameters here."""
+    names: dict[str, str] = {}
+    for name in arrays:
+        other = names.setdefault(_translated(name), name)
+        if other != name:
+            raise InputError(
+                f"arrays {other!r} and {name!r} are the same parameter: the file mixes the names "
+                "of two versions; save one checkpoint alone"
+            )
+    return {here: _tensor(arrays[name]) for here, name in names.items()}
+
+
 def _translated(name: str) -> str:
     """The name of a parameter here; block numbers start at 1 instead of 0."""
     rest, here = name, ""
@@ -220,11 +233,26 @@ def _arranged(name: str, value: Tensor, parameter: Tensor, plan: _Plan) -> Tenso
     if name == "stem.project.weight":
         return value.permute(3, 2, 0, 1)
     if ".attention." in name:
+        _check_axes(name, value, plan)
         inputs = 2 if ".out." in name else 1
         if name.endswith("bias"):
             return value.flatten()
         return value.flatten(0, inputs - 1).flatten(1).T
     return value.T if value.ndim == 2 and parameter.ndim == 2 else value
+
+
+def _check_axes(name: str, value: Tensor, plan: _Plan) -> None:
+    """Heads are an axis of their own: flattened, a wrong order would fit as well."""
+    width, heads = plan.options["width"], plan.options["heads"]
+    apart = (heads, width // heads)
+    kernel = (*apart, width) if ".out." in name else (width, *apart)
+    bias = (width,) if ".out." in name else apart
+    wanted = bias if name.endswith("bias") else kernel
+    if tuple(value.shape) != wanted:
+        raise InputError(
+            f"{name} has shape {tuple(value.shape)} in the file, {wanted} is needed for {heads} "
+            "heads"
+        )
 
 
 def _positions(value: Tensor, plan: _Plan) -> Tensor:
