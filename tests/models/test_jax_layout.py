@@ -142,7 +142,7 @@ def test_two_names_of_one_parameter() -> None:
     """Of old Flax and of new: which of both would win is chance."""
     arrays = vit_arrays()
     old = "Transformer/encoderblock_0/LayerNorm_2/scale"
-    with pytest.raises(InputError, match=r"LayerNorm_2/scale' and .*LayerNorm_1/scale' are the sam"):
+    with pytest.raises(InputError, match=r"LayerNorm_2/scale' and .*LayerNorm_1/scale' are the s"):
         from_arrays({**arrays, old.replace("_2", "_1"): arrays[old] + 1})
 
 

@@ -24,6 +24,7 @@ from lowland.studies.contrastive import columns
 from lowland.studies.contrastive.claims import MARGIN, claims
 from lowland.studies.contrastive.columns import FROZEN, TUNED, Measured
 from lowland.studies.contrastive.drawings import figures, tables
+from lowland.studies.contrastive.recipes import pairs_of, recipe_of
 from lowland.studies.runs import NotMeasuredError, Run, Runs
 from lowland.studies.study import Finding
 from lowland.train import Launcher, Outcome, Runnable, Watch, run_any
@@ -235,6 +236,21 @@ class TestPlans:
         assert {p.recipe.freeze_text for p in plan.runs if p.group == FROZEN} == {True}
         assert {p.recipe.method for p in plan.runs if p.recipe.rho == 0} == {"none"}
         assert any("defined data" in note for note in plan.notes)
+
+    def test_texts_of_several_images_are_counted(self) -> None:
+        """Retrieval has a floor there, which the report says."""
+        choice = CONTRASTIVE.choose()
+        data = pairs_of(recipe_of(choice))
+        texts = [of_image[0] for of_image in data.test.captions]
+        inside = [
+            any(texts[i] == texts[j] and i // 128 == j // 128 for j in range(256) if j != i)
+            for i in range(256)
+        ]
+        anywhere = [texts.count(text) > 1 for text in texts]
+        assert sum(inside) > 0
+        (note,) = [note for note in CONTRASTIVE.plan(choice).notes if "tell these apart" in note]
+        assert f"Of 256 test texts in whole batches {sum(inside)} stand" in note
+        assert f"of all {len(texts)} {sum(anywhere)} with another image" in note
 
     def test_widths_are_the_studys_own_setting(self) -> None:
         choice = BOTTLENECK.choose(size="smoke", overrides=("widths=3,2", "epochs=1"))

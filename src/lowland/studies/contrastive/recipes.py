@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -126,6 +127,8 @@ def notes(choice: Choice, recipe: ContrastiveRecipe, data: Pairs) -> tuple[str, 
         "mean; the published convention leaves most of the mean in.",
         f"ρ = 0 is the base optimizer alone; every other ρ is {choice.method}.",
     ]
+    if repeated := _repeated_words(data, what.batch):
+        found.append(repeated)
     if data.name == "digits-captions":
         found.append(
             "The captions are defined data: made by templates from label and pixels, not written "
@@ -137,3 +140,27 @@ def notes(choice: Choice, recipe: ContrastiveRecipe, data: Pairs) -> tuple[str, 
             f"{recipe.pretraining} updates; all runs start from that one encoder."
         )
     return tuple(found)
+
+
+def _repeated_words(data: Pairs, batch: int) -> str:
+    """How many test texts no encoder can tell apart; nothing where all differ."""
+    texts = [of_image[0] for of_image in data.test.captions]
+    whole = len(texts) // batch * batch
+    parts = [texts[i : i + batch] for i in range(0, whole, batch)]
+    inside, anywhere = sum(map(repeated, parts)), repeated(texts)
+    if not anywhere:
+        return ""
+    return (
+        f"Of {whole} test texts in whole batches {inside} stand with another image of their batch "
+        f"too, of all {len(texts)} {anywhere} with another image: nothing can tell these apart. In "
+        "training, images with one text in a batch count against each other likewise."
+    )
+
+
+def repeated(texts: Sequence[str]) -> int:
+    """How many of the texts are there more than once.
+
+    >>> repeated(["a", "b", "a", "a"])
+    3
+    """
+    return sum(count for count in Counter(texts).values() if count > 1)
