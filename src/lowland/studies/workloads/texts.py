@@ -69,7 +69,8 @@ def read_captions(
     if place.partition(":")[0].endswith(".parquet"):
         place = f"parquet:{place}"
     size = None if place == "digits-captions" else 8
-    return load_pairs(place, size=size, limit=limit, **(columns or {}))
+    image, caption = ((columns or {}).get(key) for key in COLUMNS)
+    return load_pairs(place, size=size, limit=limit, image_column=image, caption_column=caption)
 
 
 def common_words(split: PairSplit, most: int) -> Vocabulary:
