@@ -252,6 +252,19 @@ class TestPlans:
         assert f"Of 256 test texts in whole batches {sum(inside)} stand" in note
         assert f"of all {len(texts)} {sum(anywhere)} with another image" in note
 
+    def test_one_of_the_two_groups_alone(self) -> None:
+        """An encoder that is too large to be trained can be left frozen."""
+        plan = CONTRASTIVE.plan(CONTRASTIVE.choose(size="smoke", overrides=("groups=frozen",)))
+        assert {p.group for p in plan.runs} == {FROZEN} == {p.group for p in plan.panels}
+        assert all(claim.name.startswith("frozen-") for claim in plan.claims)
+        both = CONTRASTIVE.plan(CONTRASTIVE.choose(size="smoke"))
+        assert [
+            c.name for c in both.claims if c in plan.claims or c.name.startswith("frozen-")
+        ] == [c.name for c in plan.claims]
+        assert plan.runs[0].recipe == next(p for p in both.runs if p.group == FROZEN).recipe
+        with pytest.raises(InputError, match="unknown group 'frozn': did you mean 'frozen'"):
+            CONTRASTIVE.plan(CONTRASTIVE.choose(overrides=("groups=fine-tuned,frozn",)))
+
     def test_widths_are_the_studys_own_setting(self) -> None:
         choice = BOTTLENECK.choose(size="smoke", overrides=("widths=3,2", "epochs=1"))
         plan = BOTTLENECK.plan(choice)

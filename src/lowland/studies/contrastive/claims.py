@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 
 from lowland.studies.contrastive import findings
-from lowland.studies.contrastive.columns import FROZEN, TUNED, WAYS, Measured
+from lowland.studies.contrastive.columns import FROZEN, GROUPS, TUNED, WAYS, Measured
 from lowland.studies.study import Claim
 from lowland.studies.verdict import AtLeast
 
@@ -36,26 +37,40 @@ _ERRORS = {TUNED: "Fig. 4 (top), §3.3", FROZEN: "Fig. 11 (top), App. C"}
 _NAMES = {TUNED: "", FROZEN: "frozen-"}
 
 
-def claims(what: Measured) -> tuple[Claim, ...]:
-    """Every claim, in the order of the report."""
-    return (
-        _rank(TUNED, "image", "SAM lowers the rank of the image embeddings at the last layer."),
-        _rank(TUNED, "text", "It lowers the rank of the text embeddings too."),
-        *(_error(TUNED, way, what) for way in WAYS),
-        _harmless(TUNED, what),
-        _no_collapse(),
-        _rank(
-            FROZEN,
-            "text",
-            "It does so where the text encoder is frozen and one linear layer alone is trained.",
-            source="Fig. 11 (bottom), App. C, Fig. 15, App. E, §3.3",
+def claims(what: Measured, groups: Sequence[str] = GROUPS) -> tuple[Claim, ...]:
+    """Every claim about these groups of runs, in the order of the report."""
+    found = (
+        (
+            TUNED,
+            _rank(TUNED, "image", "SAM lowers the rank of the image embeddings at the last layer."),
         ),
-        _rank(FROZEN, "image", "With a frozen text encoder, image embeddings lose rank as well."),
-        *(_error(FROZEN, way, what) for way in WAYS),
-        _matched(TUNED, "image"),
-        _matched(TUNED, "text"),
-        _matched(FROZEN, "text"),
+        (TUNED, _rank(TUNED, "text", "It lowers the rank of the text embeddings too.")),
+        *((TUNED, _error(TUNED, way, what)) for way in WAYS),
+        (TUNED, _harmless(TUNED, what)),
+        (TUNED, _no_collapse()),
+        (
+            FROZEN,
+            _rank(
+                FROZEN,
+                "text",
+                "SAM lowers the rank of the text embeddings where the text encoder is frozen and "
+                "one linear layer alone is trained.",
+                source="Fig. 11 (bottom), App. C, Fig. 15, App. E, §3.3",
+            ),
+        ),
+        (
+            FROZEN,
+            _rank(
+                FROZEN, "image", "With a frozen text encoder, image embeddings lose rank as well."
+            ),
+        ),
+        *((FROZEN, _error(FROZEN, way, what)) for way in WAYS),
+        *(
+            (group, _matched(group, tower))
+            for group, tower in ((TUNED, "image"), (TUNED, "text"), (FROZEN, "text"))
+        ),
     )
+    return tuple(claim for group, claim in found if group in groups)
 
 
 def _rank(group: str, tower: str, sentence: str, *, source: str = "") -> Claim:

@@ -12,6 +12,7 @@ TUNED = "fine-tuned"
 """Runs that train both encoders."""
 FROZEN = "frozen"
 """Runs that leave the text encoder as it is."""
+GROUPS = (TUNED, FROZEN)
 
 VARIANCES = (0.99, 0.95, 0.9, 0.85)
 TRAIN_LOSS = "train/loss"

@@ -7,7 +7,7 @@ from functools import partial
 
 from lowland.report.intervals import t_interval
 from lowland.studies.contrastive import columns
-from lowland.studies.contrastive.columns import FROZEN, TOWERS, TRAIN_LOSS, TUNED, WAYS, Measured
+from lowland.studies.contrastive.columns import FROZEN, GROUPS, TOWERS, TRAIN_LOSS, WAYS, Measured
 from lowland.studies.effects import mean
 from lowland.studies.runs import NotMeasuredError, Runs
 from lowland.studies.study import Axis, Drawing, Line, Panel, Sheet
@@ -16,10 +16,11 @@ Value = Callable[[str], float]
 """A column's number at the end of an arm."""
 
 
-def panels(what: Measured) -> tuple[Panel, ...]:
-    """Over training: errors both ways, ranks of both towers, train loss, for both groups."""
+def panels(what: Measured, groups: Sequence[str] = GROUPS) -> tuple[Panel, ...]:
+    """Over training: errors both ways, ranks of both towers, train loss, for these groups."""
     found = []
-    for group, words in ((TUNED, ""), (FROZEN, ", frozen text encoder")):
+    for group in groups:
+        words = ", frozen text encoder" if group == FROZEN else ""
         for way, column in WAYS.items():
             found.append(
                 Panel(
@@ -54,16 +55,15 @@ def panels(what: Measured) -> tuple[Panel, ...]:
 def figures(runs: Runs) -> list[Drawing]:
     """Against ρ, on test pairs: ranks of both towers (Figs. 4, 11), and text features on both sides
     of the head (Fig. 15)."""
-    groups = (TUNED, FROZEN)
     final = [
         line_of(runs, group, f"{tower}, text encoder {group}", columns.rank(tower))
-        for group in groups
+        for group in GROUPS
         for tower in TOWERS
     ]
     sides = {"features": "before the head", "projected": "behind the head"}
     around = [
         line_of(runs, group, f"{group}, {words}", columns.rank("text", place=place))
-        for group in groups
+        for group in GROUPS
         for place, words in sides.items()
     ]
     return [
@@ -112,7 +112,7 @@ def drawn_line(name: str, x: Sequence[float], values: Sequence[Sequence[float]])
 def tables(runs: Runs, what: Measured) -> list[Sheet]:
     """The numbers at the end of training."""
     found = []
-    for group in (TUNED, FROZEN):
+    for group in GROUPS:
         rhos = runs.radii(group)
         seeds = runs.whole_seeds(group, rhos)
         if not (rhos and seeds):
