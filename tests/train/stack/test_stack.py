@@ -197,6 +197,32 @@ def test_a_network_that_diverges_stops_alone() -> None:
     assert not torch.equal(stack.parameters["head.weight"][0], before["head.weight"])
 
 
+class Apart(nn.Module):
+    """Three outputs of a head, and one of a body that the head does not touch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Parameter(torch.ones(1, dtype=torch.float64))
+        self.head = nn.Parameter(torch.ones(3, dtype=torch.float64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([x.flatten(1)[:, :3] * self.head, self.body.expand(len(x), 1)], 1)
+
+
+def test_a_gradient_that_breaks_where_epsilon_does_not_look_stops_the_network() -> None:
+    """The optimizers skip the step of a gradient at w that is not finite, whatever g̃ is."""
+    x, y = examples()
+    stack = Stack([Apart()])
+    of_body = iter((math.inf, 0.0))
+
+    def loss(logits: Tensor, labels: Tensor) -> Tensor:
+        return logits[..., :3].square().sum(-1) + logits[..., 3] * next(of_body)
+
+    plan = StackPlan(seeds=[0], rho=0.1, batch_size=N, epochs=1, perturbed="head")
+    assert train(stack, x, y, plan, loss=loss).stopped.tolist() == [0]
+    assert bool((stack.parameters["head"] == 1).all())
+
+
 def test_features_and_members() -> None:
     x, _ = examples()
     modules = [network("cnn", seed) for seed in (0, 1)]
@@ -212,6 +238,12 @@ def test_features_and_members() -> None:
     assert stack.parameters["head.weight"][1].any()
 
 
+def frozen_bias() -> nn.Module:
+    made = nn.Linear(2, 2)
+    made.bias.requires_grad_(False)
+    return made
+
+
 @pytest.mark.parametrize(
     ("modules", "said"),
     [
@@ -220,6 +252,14 @@ def test_features_and_members() -> None:
         ([nn.Linear(2, 2), nn.Linear(2, 3)], "network 1 differs from network 0 in"),
         ([nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))], "BatchNorm1d has buffers"),
         ([nn.Sequential(nn.Linear(2, 2), nn.Dropout())], "Dropout has buffers or draws"),
+        ([nn.LSTM(2, 2, num_layers=2, dropout=0.5)], "LSTM has buffers or draws"),
+        ([nn.MultiheadAttention(2, 1, dropout=0.1)], "MultiheadAttention has buffers or draws"),
+        (
+            [nn.Sequential(nn.Linear(2, 2), nn.ReLU()), nn.Sequential(nn.Linear(2, 2), nn.Tanh())],
+            "network 1 has the parameters of network 0 but other layers",
+        ),
+        ([nn.Linear(2, 2), nn.Linear(2, 2).double()], "network 1 differs from network 0 in"),
+        ([nn.Linear(2, 2), frozen_bias()], "bias of network 1 is frozen"),
     ],
 )
 def test_networks_that_make_no_stack(modules: list[nn.Module], said: str) -> None:
@@ -257,5 +297,7 @@ def test_what_does_not_fit_the_stack() -> None:
         train(stack, x, y, plan, masks={"head.bias": torch.ones(2, 4)})
     with pytest.raises(InputError, match=r"parameter 'hed\.bias'"):
         train(stack, x, y, plan, masks={"hed.bias": torch.ones(2, 4)})
+    with pytest.raises(InputError, match=r"parameter 'head\.\*'"):
+        train(stack, x, y, plan, masks={"head.*": torch.ones(2, 3)})
     with pytest.raises(InputError, match="parameter 'body"):
         train(stack, x, y, StackPlan(seeds=[0, 1], batch_size=BATCH, perturbed="body*"))

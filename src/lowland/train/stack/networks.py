@@ -29,8 +29,11 @@ class Stack:
         modules: the networks, each at its own initialisation. They are copied, not kept.
 
     Raises:
-        InputError: there are none, their parameters differ in name or shape, or one has buffers or
-            draws random numbers: such networks depend on more than parameters and inputs.
+        InputError: there are none; they differ in their layers or in a parameter's name, shape or
+            dtype; a parameter is frozen, since all are trained; or one has buffers or draws random
+            numbers, as such networks depend on more than parameters and inputs. Layers are told
+            apart by what they print: a custom module has to say in ``extra_repr`` what it has of
+            its own.
 
     >>> nets = Stack([nn.Linear(3, 2) for _ in range(4)])
     >>> nets(torch.zeros(5, 3)).shape
@@ -124,16 +127,39 @@ class _Method(nn.Module):
 def _check(modules: Sequence[nn.Module]) -> None:
     if not modules:
         raise InputError("a stack needs at least one network")
-    shapes = [{name: tuple(p.shape) for name, p in m.named_parameters()} for m in modules]
-    if not shapes[0]:
-        raise InputError(f"{type(modules[0]).__name__} has no parameters: nothing to stack")
-    for k, other in enumerate(shapes):
-        if other != shapes[0]:
-            name = next(iter(set(other.items()) ^ set(shapes[0].items())))[0]
+    first, *others = modules
+    shapes = _parameters(first)
+    if not shapes:
+        raise InputError(f"{type(first).__name__} has no parameters: nothing to stack")
+    for k, other in enumerate(others, start=1):
+        if different := set(_parameters(other).items()) ^ set(shapes.items()):
+            name = min(name for name, _ in different)
             raise InputError(f"network {k} differs from network 0 in {name}: stack equal ones")
-    for module in modules[0].modules():
-        if next(module.buffers(recurse=False), None) is not None or isinstance(module, _RANDOM):
+        if repr(other) != repr(first):
             raise InputError(
-                f"{type(module).__name__} has buffers or draws random numbers: networks of a stack "
-                "depend on parameters and inputs alone; train it by a recipe"
+                f"network {k} has the parameters of network 0 but other layers: stack equal ones"
             )
+    for k, network in enumerate(modules):
+        for name, p in network.named_parameters():
+            if not p.requires_grad:
+                raise InputError(
+                    f"{name} of network {k} is frozen, and a stack trains all parameters: let it "
+                    "require gradients, or train the network by a recipe"
+                )
+        for module in network.modules():
+            if next(module.buffers(recurse=False), None) is not None or _random(module):
+                raise InputError(
+                    f"{type(module).__name__} has buffers or draws random numbers: networks of a "
+                    "stack depend on parameters and inputs alone; train it by a recipe"
+                )
+
+
+def _parameters(module: nn.Module) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+    return {name: (tuple(p.shape), p.dtype) for name, p in module.named_parameters()}
+
+
+def _random(module: nn.Module) -> bool:
+    """Whether it draws random numbers in training; LSTMs and attention have dropout of their own."""
+    if isinstance(module, nn.RNNBase | nn.MultiheadAttention):
+        return module.dropout > 0
+    return isinstance(module, _RANDOM)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from lowland.core.errors import InputError
+from lowland.core.errors import InputError, unknown
 from lowland.core.seeds import generator
 from lowland.core.selection import match_names
 from lowland.data import batch_count
@@ -39,8 +39,9 @@ class Trained:
 
     Attributes:
         steps: updates of each network.
-        stopped: (K,) the update at which a network's gradient was not finite: it keeps the weights
-            that it had then; -1 for networks that were trained to the end.
+        stopped: (K,) the update at which a network's gradient, at w or at w + ε, was not finite: it
+            keeps the weights that it had then, for good (the optimizers skip the step and go on);
+            -1 for networks that were trained to the end.
         seconds: wall time, evaluations included.
     """
 
@@ -152,6 +153,9 @@ class _Update:
         own = {n: self._masked(n, g, moved) for n, g in own.items()}
         norm = _norm([own[name] for name in own if name in self._perturbed])
         scale = self._rho / (norm + GUARD)
+        if len(self._perturbed) < len(own):
+            # where ε does not look, g̃ would not tell
+            scale = torch.where(_norm(list(own.values())).isfinite(), scale, torch.nan)
         there = {
             name: self._perturb(name, p if everyone else p[moved], own[name], scale)
             for name, p in parameters.items()
@@ -233,7 +237,8 @@ def _checked(stack: Stack, inputs: Tensor, labels: Tensor, plan: StackPlan) -> T
 
 def _checked_masks(stack: Stack, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
     for name, mask in masks.items():
-        match_names(name, stack.parameters, kind="parameter")
+        if name not in stack.parameters:
+            raise unknown("parameter", name, stack.parameters)
         if mask.shape != stack.parameters[name].shape:
             raise InputError(
                 f"mask of {name} is {tuple(mask.shape)}, the parameters are "
