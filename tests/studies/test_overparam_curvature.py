@@ -59,3 +59,20 @@ def test_a_network_that_is_not_finite_is_nan_and_spoils_no_other() -> None:
     found = largest_eigenvalues(stack, x, y)
     assert found.isnan().tolist() == [False, True, False, False]
     assert torch.allclose(found[[0, 2, 3]], whole[[0, 2, 3]], rtol=1e-5)
+
+
+def test_a_product_that_breaks_later_is_nan_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    stack, x, y = made()
+    whole = largest_eigenvalues(stack, x, y)
+    multiply, asked = curvature._Hessian.__call__, iter(range(100))
+
+    def breaking(self: curvature._Hessian, vectors: torch.Tensor) -> torch.Tensor:
+        found = multiply(self, vectors)
+        if next(asked) == 3:
+            found[1, 0] = torch.inf
+        return found
+
+    monkeypatch.setattr(curvature._Hessian, "__call__", breaking)
+    found = largest_eigenvalues(stack, x, y)
+    assert found.isnan().tolist() == [False, True, False, False]
+    assert torch.allclose(found[[0, 2, 3]], whole[[0, 2, 3]], rtol=1e-5)

@@ -24,7 +24,7 @@ from lowland.studies.overparam.sizes import SIZES
 from lowland.studies.overparam.sweep import Examples, noisy_labels, sweep
 from lowland.studies.study import Plan
 from lowland.train import Experiment
-from lowland.train.stack import Stack
+from lowland.train.stack import Stack, train
 
 SETTINGS: dict[str, Any] = {
     "rho": 0.0,
@@ -131,6 +131,30 @@ def test_nothing_moved_has_travelled_nowhere_and_the_eigenvalue_of_the_start() -
     exact = max_eigenvalue(net, cross_entropy, [(x, noisy_labels(y, 0.2, 10, 7))]).value
     assert end["lambda_max"] == pytest.approx(exact, rel=1e-3)
     assert end["level/lambda_max"] == pytest.approx(exact, rel=1e-3)
+
+
+@pytest.mark.parametrize("mask", ["random", "snip"])
+def test_what_is_masked_has_not_travelled(mask: str) -> None:
+    end = of(rows(mask=mask, sparsity=0.5, lr=0.0), 0.1, 7)[-1]
+    assert (end["distance"], end["travelled"]) == (0, 0)
+
+
+def test_there_is_no_distance_to_plain_training_that_blew_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def stopping(*args: Any, **kwargs: Any) -> Any:
+        found = train(*args, **kwargs)
+        found.stopped[0] = 1
+        return found
+
+    monkeypatch.setattr("lowland.studies.overparam.sweep.train", stopping)
+    found = rows()
+    for rho in (0.0, 0.1):
+        end = of(found, rho, 7)[-1]
+        assert math.isnan(end["distance"])
+        assert math.isnan(end["travelled"])
+    assert math.isfinite(of(found, 0.1, 7)[-1]["train/loss"]), "SAM of that seed went on"
+    assert of(found, 0.1, 8)[-1]["distance"] > 0, "the other seed has both"
 
 
 def test_a_network_that_blows_up_is_not_finite_from_then_on() -> None:

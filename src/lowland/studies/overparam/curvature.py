@@ -44,7 +44,7 @@ def largest_eigenvalues(
         seed: of the start vector.
 
     Returns:
-        The eigenvalues; NaN for a network whose weights or losses are not finite.
+        The eigenvalues; NaN for a network of which some product is not finite.
 
     Cost: a gradient, and `products` times about two more, of all examples; `products` vectors of
     each network are held.
@@ -75,12 +75,12 @@ def _lanczos(
     start = torch.randn(stack.parameter_count, generator=draws).to(inputs.device)
     vector = (start / start.norm()).expand(len(labels), -1)
     basis: list[Tensor] = []
+    lost = torch.zeros(len(labels), dtype=torch.bool, device=inputs.device)
     matrix = torch.zeros(len(labels), products, products, dtype=torch.float64)
     for i in range(products):
         basis.append(vector)
         image = multiply(vector)
-        if i == 0:
-            lost = ~image.isfinite().all(1)
+        lost |= ~image.isfinite().all(1)
         image = image.nan_to_num(0.0, 0.0, 0.0)
         held = torch.stack(basis, dim=1)
         along = torch.einsum("kmp,kp->km", held, image)

@@ -54,7 +54,9 @@ def sweep(
     """Rows of every seed and ρ, one for each evaluation: losses on the given labels, and errors.
 
     The last row of a run also has ``distance``, how far its end is from the end of plain training
-    of the same seed, ``travelled``, how far that one is from its start, and with `products`
+    of the same seed, and ``travelled``, how far that one is from its start, as it is after masking;
+    both NaN where plain training was stopped by a gradient that was not finite. With `products` it
+    has
     ``lambda_max``, the largest eigenvalue of the Hessian of the train loss. With `level` it also
     has, if the train loss came down to that, ``level/lambda_max`` there and ``level/epoch``, when:
     between the ends of the last epoch above and of the first one at or below, ln λ_max is
@@ -103,6 +105,8 @@ def sweep(
         batch_size=batch_size,
     )
     masks = _masks(mask, sparsity, stack, examples.train[0], labels, plan)
+    for name, kept in masks.items():
+        stack.parameters[name].mul_(kept)  # what is masked has not travelled to 0
     each = len(examples.train[1]) // batch_size
     log = _Log(
         examples=examples,
@@ -117,12 +121,15 @@ def sweep(
         stack, examples.train[0], labels, plan, masks=masks, evaluate_at=times, on_evaluation=log
     )
     last = log.at_end(stack, members, products, sharpness_examples, each)
+    lost = {s for k, (s, r) in enumerate(members) if r == 0 and trained.stopped[k] >= 0}
     for k, (s, r) in enumerate(members):
         stopped = int(trained.stopped[k])
         for step, values in log.rows:
             found = {name: float(value[k]) for name, value in values.items()}
             if step == log.evaluated[-1]:
                 found |= last[k]
+                if s in lost:
+                    found |= dict.fromkeys(("distance", "travelled"), float("nan"))
             if 0 <= stopped < step:
                 found = dict.fromkeys(found, float("nan"))
             yield {"rho": r, "seed": s, "epoch": step / each, **found}

@@ -159,7 +159,7 @@ def _parameters(module: nn.Module) -> dict[str, tuple[tuple[int, ...], torch.dty
 
 
 def _random(module: nn.Module) -> bool:
-    """Whether it draws random numbers in training; LSTMs and attention have dropout of their own."""
+    """Whether it draws random numbers in training; LSTMs and attention have their own dropout."""
     if isinstance(module, nn.RNNBase | nn.MultiheadAttention):
         return module.dropout > 0
     return isinstance(module, _RANDOM)
