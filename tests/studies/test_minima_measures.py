@@ -158,6 +158,36 @@ def test_one_dimension_is_a_closed_form():
     assert stability.crossing(lambda value: -1.0, 0.0, 3.0) == 3.0
 
 
+def stable_scalars(wide, draws=300):
+    """Moments, η and ρ of random h ≥ 0 at which USAM is stable, with η above 2ρ or below."""
+    g = torch.Generator().manual_seed(11)
+    while draws:
+        h = 4 * torch.rand(5, generator=g, dtype=torch.float64) ** 3
+        lr, rho = (10 ** (3 * torch.rand(2, generator=g, dtype=torch.float64) - 2)).tolist()
+        found = stability.moments_of(h[:, None, None])
+        if (lr > 2 * rho) == wide and stability.excess(found, lr=lr, rho=rho) <= 0:
+            draws -= 1
+            yield found, lr, rho
+
+
+def test_stable_scalars_keep_the_bounds_where_eta_is_above_two_rho():
+    for found, lr, rho in stable_scalars(wide=True):
+        shares = stability.bounds(found, lr=lr, rho=rho)
+        assert set(shares) == {"curvature", "moment/2", "moment/3", "moment/4"}
+        assert max(shares.values()) <= 1 + 1e-12
+    for found, lr, rho in stable_scalars(wide=False):
+        assert stability.bounds(found, lr=lr, rho=rho)["curvature"] <= 1 + 1e-12
+
+
+def test_below_it_a_stable_scalar_can_break_the_bound_on_moment_4():
+    h = torch.tensor([math.sqrt(19)] * 12 + [0.0] * 7, dtype=torch.float64)
+    found = stability.moments_of(h[:, None, None])
+    assert stability.excess(found, lr=1e-4, rho=1000.0) < -0.1
+    shares = stability.bounds(found, lr=1e-4, rho=1000.0)
+    assert "moment/2" not in shares
+    assert shares["moment/4"] == pytest.approx(1.7056, rel=1e-4)
+
+
 def test_random_quadratics():
     (row,) = quadratics.one_dimension(seed=1000, rho=0, count=1, particles=20_000, steps=3)
     assert abs(row["boundary"]) < 0.02

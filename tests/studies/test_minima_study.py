@@ -75,20 +75,24 @@ def test_staying_and_quadratics():
     row = {"below": 1.0, "above": 0.5, "critical": 0.1}
     row |= {f"grown/{f:g}": 1.0 if f > 2 else -1.0 for f in FACTORS}
     matrix = {"room": 0.1, "identity": 1e-16, **{f"indefinite/{k}": 0.1 for k in (2, 3, 4)}}
+
+    def scalar(rho, seed, step):
+        return {"boundary": 0.01, "bounds": 0.2, "critical": 0.1 * seed, "radius": 0.06}
+
     runs = Runs(
         [
             *make_runs(lambda r, s, t: row, group=LEAVING, rhos=(0.0,)),
             *make_runs(lambda r, s, t: matrix, group=MATRICES, rhos=(0.0,)),
-            *make_runs(
-                lambda r, s, t: {"boundary": 0.01, "bounds": 0.2}, group=ONE_DIMENSION, rhos=(0.0,)
-            ),
+            *make_runs(scalar, group=ONE_DIMENSION, rhos=(0.0,)),
         ]
     )
     assert findings.stays(runs).effects[0] == 0
     assert "1.5 times that in 0 of 3, 3 times that in 3 of 3" in findings.stays(runs).detail
     assert findings.sufficient(runs).effects[0] == 0.1
     assert findings.boundary(runs).effects[0] == 0.01
-    assert findings.one_dimension_bounds(runs).effects[0] == 0.2
+    found = findings.one_dimension_bounds(runs)
+    assert found.effects[0] == 0.2
+    assert "η > 2ρ, as in 1 of 3 draws" in found.detail, "critical η 0, 0.1 and 0.2 over 0.12"
     assert findings.identity(runs).effects[0] == 1e-16
     assert findings.identity(runs).beside == {}
 

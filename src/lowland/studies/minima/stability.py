@@ -82,10 +82,15 @@ def crossing(value: Callable[[float], float], low: float, high: float) -> float:
 
 
 def bounds(moments: Moments, *, lr: float, rho: float) -> dict[str, float]:
-    """Each published quantity over its own bound, which stability needs in one dimension.
+    """Each published quantity over its own bound: at most 1 where the bound holds.
 
     a(1 + ρa) ≤ 2/η, and for η > 2ρ λ_max(M_2 − H²) ≤ 1/(η(η − 2ρ)), λ_max(M_3 − H³) ≤ 1/(2η²ρ),
-    λ_max(M_4 − H⁴) ≤ 1/(η²ρ²): at most 1 where they hold. Those that say nothing are missing.
+    λ_max(M_4 − H⁴) ≤ 1/(η²ρ²). Those that say nothing are missing.
+
+    In one dimension with h ≥ 0 stability implies the first whatever η and ρ are, and the three on
+    moments where η > 2ρ: no term of the condition is negative then, so each is at most 1 by itself.
+    Where η < 2ρ the term of M_2 is negative and can pay for the others: with h = √19 in 12 cases of
+    19 and 0 in 7, η = 10⁻⁴ and ρ = 1000, USAM is stable and M_4 − H⁴ is 1.7 times its bound.
     """
     h = moments[1]
     a = float(torch.linalg.eigvalsh(h)[-1])
