@@ -7,15 +7,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from lowland.studies.balance import columns
-from lowland.studies.effects import (
-    choose_left_out,
-    chosen_words,
-    common_level,
-    mean,
-    value_at_level,
-)
+from lowland.studies.effects import chosen_words, common_level, mean, value_at_level
 from lowland.studies.runs import NotMeasuredError, Run, Runs
 from lowland.studies.study import Effects
+from lowland.studies.tuned import choose_rho
 
 TIE = 1e-4
 """Weight of the validation loss beside the error: less than one image, so that it decides between
@@ -80,14 +75,7 @@ def chosen(runs: Runs, group: str, criterion: Callable[[Run], float], words: str
     Raises:
         NotMeasuredError: the runs are not there, lack what is chosen by, or are of one seed.
     """
-    seeds = runs.seeds(group)
-    values = {
-        rho: {seed: criterion(runs.run(group, rho, seed)) for seed in seeds}
-        for rho in runs.rhos(group)[1:]
-    }
-    rho = choose_left_out(values)
-    if not rho:
-        raise NotMeasuredError("one seed cannot choose ρ: the choice is made on the others")
+    rho = choose_rho(runs, group, criterion)
     return Pairs(runs, group, rho, chosen_words(rho).replace("validation data", words))
 
 

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from lowland.report.intervals import t_interval
 from lowland.studies.domains import columns
 from lowland.studies.effects import mean
-from lowland.studies.methods.experiments.effects import Tuned
 from lowland.studies.runs import NotMeasuredError, Run, Runs
 from lowland.studies.study import Axis, Drawing, Line, Panel, Sheet
+from lowland.studies.tuned import Tuned
 
 KINDS = {
     columns.INSIDE: "training domains",

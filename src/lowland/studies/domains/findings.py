@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from lowland.studies.domains import columns
 from lowland.studies.effects import mean
 from lowland.studies.matched import at_equal_loss
-from lowland.studies.methods.experiments.effects import Tuned
 from lowland.studies.runs import NotMeasuredError, Runs
 from lowland.studies.study import Effects, Finding
+from lowland.studies.tuned import Tuned
 
 Of = Callable[[Tuned], Effects]
 

@@ -13,10 +13,11 @@ from lowland.studies.effects import mean
 from lowland.studies.overparam import columns, space
 from lowland.studies.overparam.arms import MASKS, Arm, Measured, shown
 from lowland.studies.overparam.findings import Places, best_radii
-from lowland.studies.overparam.gains import Read, Tuned, at_end, early_stopped
+from lowland.studies.overparam.gains import early_stopped
 from lowland.studies.overparam.slopes import interquartile
 from lowland.studies.runs import NotMeasuredError, Runs
 from lowland.studies.study import Effects, Panel
+from lowland.studies.tuned import Read, Tuned, at_end
 
 _HEAD = ("hidden", "weights", "loss", "SGD", "SAM", "gain", "test", "early", "ρ*")
 _PARAMETERS = Axis(title="parameters", log=True)
@@ -298,7 +299,7 @@ def _row(runs: Runs, what: Measured, arm: Arm) -> list[Cell]:
     best = [v for v in best_radii(runs, arm.group).values() if math.isfinite(v)]
     errors = (
         ends.plain(columns.VALIDATION),
-        ends.sam(columns.VALIDATION),
+        ends.values(columns.VALIDATION),
         ends.gain(),
         ends.gain(columns.TEST),
         stopped.gain(),

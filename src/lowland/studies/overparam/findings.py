@@ -8,18 +8,11 @@ from collections.abc import Callable, Sequence
 from lowland.studies.effects import mean
 from lowland.studies.overparam.arms import Arm, Measured, shown
 from lowland.studies.overparam.columns import TEST, VALIDATION
-from lowland.studies.overparam.gains import (
-    Read,
-    Tuned,
-    at_end,
-    average,
-    early_stopped,
-    minus,
-    slopes,
-)
+from lowland.studies.overparam.gains import average, early_stopped, slopes
 from lowland.studies.overparam.slopes import STEP, best_radius, largest_weight
 from lowland.studies.runs import NotMeasuredError, Runs
 from lowland.studies.study import Effects, Finding
+from lowland.studies.tuned import Read, Tuned, at_end, differences
 
 Places = Sequence[tuple[int, str]]
 """Parameters and group of networks, ascending."""
@@ -154,15 +147,15 @@ def noise_gain(runs: Runs, what: Measured) -> Finding:
 
     most = what.noises[-1]
     return Finding(
-        effects=minus(of(most), of(0.0)),
+        effects=differences(of(most), of(0.0)),
         detail=f"Gain in points with {most:.0%} wrong labels, by hidden layers: "
         f"{_gains(runs, what.dense(most))}.",
         resolution=1 / what.validation,
         beside={
-            "on test images": minus(of(most, column=TEST), of(0.0, column=TEST)),
-            "with early stopping": minus(of(most, early_stopped), of(0.0, early_stopped)),
+            "on test images": differences(of(most, column=TEST), of(0.0, column=TEST)),
+            "with early stopping": differences(of(most, early_stopped), of(0.0, early_stopped)),
             **{
-                f"label noise {noise:.0%}": minus(of(noise), of(0.0))
+                f"label noise {noise:.0%}": differences(of(noise), of(0.0))
                 for noise in what.noises[1:-1]
                 if runs.radii(Arm(hidden=what.widest, noise=noise).group)
             },
@@ -178,11 +171,11 @@ def noise_growth(runs: Runs, what: Measured) -> Finding:
 
     most = what.noises[-1]
     return Finding(
-        effects=minus(of(most), of(0.0)),
+        effects=differences(of(most), of(0.0)),
         resolution=smallest_step(runs, what.dense(0.0), 1 / what.validation),
         beside={
-            "on test images": minus(of(most, column=TEST), of(0.0, column=TEST)),
-            "with early stopping": minus(of(most, early_stopped), of(0.0, early_stopped)),
+            "on test images": differences(of(most, column=TEST), of(0.0, column=TEST)),
+            "with early stopping": differences(of(most, early_stopped), of(0.0, early_stopped)),
         },
     )
 
@@ -194,7 +187,7 @@ def sparse_gain(runs: Runs, what: Measured, mask: str) -> Finding:
         arm = Arm(hidden=what.widest, mask=mask, sparsity=sparsity)
         dense = Arm(hidden=what.twin(sparsity))
         same = what.sparse_radii
-        return minus(
+        return differences(
             Tuned.of(runs, arm.group, read, among=same).gain(column),
             Tuned.of(runs, dense.group, read, among=same).gain(column),
         )
@@ -202,7 +195,7 @@ def sparse_gain(runs: Runs, what: Measured, mask: str) -> Finding:
     def over_wide(sparsity: float) -> Effects:
         arm = Arm(hidden=what.widest, mask=mask, sparsity=sparsity)
         wide = Tuned.of(runs, Arm(hidden=what.widest).group, among=what.sparse_radii)
-        return minus(Tuned.of(runs, arm.group).gain(), wide.gain())
+        return differences(Tuned.of(runs, arm.group).gain(), wide.gain())
 
     every = list(what.sparsities)
     twins = ", ".join(f"{s:.0%}: {shown(what.twin(s))}" for s in every)
@@ -269,13 +262,13 @@ def regularised_growth(runs: Runs, what: Measured) -> Finding:
 
 
 def _either(of: Callable[..., Effects]) -> Effects:
-    return minus(average([of("weight decay"), of("early stopping")]), of("neither"))
+    return differences(average([of("weight decay"), of("early stopping")]), of("neither"))
 
 
 def _against_neither(of: Callable[..., Effects]) -> dict[str, Effects]:
     cells = ("weight decay", "early stopping", "both")
     either = average([of("weight decay", TEST), of("early stopping", TEST)])
     return {
-        **{cell: minus(of(cell), of("neither")) for cell in cells},
-        "on test images": minus(either, of("neither", TEST)),
+        **{cell: differences(of(cell), of("neither")) for cell in cells},
+        "on test images": differences(either, of("neither", TEST)),
     }

@@ -15,10 +15,11 @@ from lowland.studies.overparam.columns import (
     TRAVELLED,
 )
 from lowland.studies.overparam.findings import growth
-from lowland.studies.overparam.gains import Tuned, slopes
+from lowland.studies.overparam.gains import slopes
 from lowland.studies.overparam.slopes import deviations, interquartile
 from lowland.studies.runs import NotMeasuredError, Run, Runs
 from lowland.studies.study import Effects, Finding
+from lowland.studies.tuned import Tuned
 
 
 def solutions(runs: Runs, what: Measured, hidden: Hidden) -> dict[int, Run]:

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator, Sequence
 
 from lowland.report.intervals import t_interval
 from lowland.studies.effects import mean
-from lowland.studies.methods.experiments.effects import differences
 from lowland.studies.runs import NotMeasuredError, Runs
 from lowland.studies.study import Axis, Drawing, Effects, HeatMap, Line, Panel, Sheet
+from lowland.studies.tuned import differences
 from lowland.studies.workloads.findings import best_radii, gap, tunings
 from lowland.studies.workloads.kinds import (
     TEST_ERROR,

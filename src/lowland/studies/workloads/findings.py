@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 
 from lowland.studies.effects import mean
 from lowland.studies.matched import at_equal_loss
-from lowland.studies.methods.experiments.effects import Tuned, differences
 from lowland.studies.runs import NotMeasuredError, Runs
 from lowland.studies.study import Effects, Finding
+from lowland.studies.tuned import Tuned, differences
 from lowland.studies.workloads.kinds import (
     TEST_ERROR,
     TRAIN_LOSS,
@@ -91,7 +91,7 @@ def tunings(runs: Runs, sweep: Sweep) -> list[Tuned]:
 
 def gap(tuned: Tuned, column: str) -> Effects:
     """Plain training minus SAM, per seed: positive where SAM is better."""
-    return differences(tuned.plain(column), tuned.values(column))
+    return tuned.gain(column)
 
 
 def best_radii(runs: Runs, name: str, column: str) -> dict[int, float]:

@@ -17,7 +17,6 @@ from torch.nn.functional import cross_entropy
 
 from lowland.optim import AWP
 from lowland.studies.effects import mean
-from lowland.studies.methods.experiments.effects import Tuned, differences
 from lowland.studies.methods.experiments.training import (
     Pair,
     batches,
@@ -28,6 +27,7 @@ from lowland.studies.methods.experiments.training import (
 )
 from lowland.studies.runs import Runs
 from lowland.studies.study import Claim, Finding, Planned
+from lowland.studies.tuned import Tuned, differences
 from lowland.studies.verdict import AtLeast
 from lowland.train import Experiment
 from lowland.train.history import Row

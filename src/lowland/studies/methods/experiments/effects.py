@@ -3,69 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
-from lowland.studies.effects import choose_left_out, chosen_words, mean
-from lowland.studies.runs import NotMeasuredError, Runs
+from lowland.studies.effects import mean
+from lowland.studies.runs import NotMeasuredError
 from lowland.studies.study import Effects
-
-
-@dataclass(frozen=True)
-class Tuned:
-    """A group of runs over ρ, with the ρ > 0 that validation data choose for each seed.
-
-    Attributes:
-        runs: all runs.
-        group: the group; ρ = 0 is in it.
-        chosen: ρ by seed, chosen on the other seeds (`choose_left_out`).
-    """
-
-    runs: Runs
-    group: str
-    chosen: Mapping[int, float]
-
-    @classmethod
-    def of(cls, runs: Runs, group: str, *, by: str = "validation/error") -> Tuned:
-        """Choose ρ in a group of runs by the lowest final value of a column.
-
-        Raises:
-            NotMeasuredError: nothing can be chosen.
-        """
-        seeds = runs.seeds(group)
-        errors = {
-            rho: {seed: runs.final(group, rho, seed, by) for seed in seeds}
-            for rho in runs.rhos(group)[1:]
-        }
-        chosen = choose_left_out(errors)
-        if not chosen:
-            raise NotMeasuredError("one seed cannot choose ρ: the choice is made on the others")
-        return cls(runs, group, chosen)
-
-    @property
-    def rhos(self) -> list[float]:
-        """All ρ > 0 of the grid."""
-        return self.runs.rhos(self.group)[1:]
-
-    def values(self, column: str) -> dict[int, float]:
-        """The final value of a column at the chosen ρ, by seed."""
-        return {s: self.runs.final(self.group, rho, s, column) for s, rho in self.chosen.items()}
-
-    def at(self, rho: float, column: str) -> dict[int, float]:
-        """The same at one ρ."""
-        return {s: self.runs.final(self.group, rho, s, column) for s in self.chosen}
-
-    def plain(self, column: str) -> dict[int, float]:
-        """The same at ρ = 0."""
-        return self.at(0.0, column)
-
-    def words(self) -> str:
-        """What was chosen, as a sentence to append."""
-        return chosen_words(self.chosen)
-
-
-def differences(before: Effects, after: Effects) -> Effects:
-    """before − after, for the seeds of both."""
-    return {seed: before[seed] - after[seed] for seed in sorted(before) if seed in after}
 
 
 def told_by_others(

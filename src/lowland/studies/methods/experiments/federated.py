@@ -24,10 +24,10 @@ from lowland import optim
 from lowland.core.seeds import derived_seed, generator
 from lowland.data import dirichlet_clients
 from lowland.studies.effects import mean
-from lowland.studies.methods.experiments.effects import Tuned, differences
 from lowland.studies.methods.experiments.training import Digits, centered, digits, error, network
 from lowland.studies.runs import Runs
 from lowland.studies.study import Claim, Finding, Planned
+from lowland.studies.tuned import Tuned, differences
 from lowland.studies.verdict import AtLeast
 from lowland.train import Experiment
 from lowland.train.history import Row

@@ -24,10 +24,10 @@ from lowland.core.errors import InputError
 from lowland.core.seeds import derived_seed, generator
 from lowland.optim import SAM, BalancedSAM, label_weights
 from lowland.studies.effects import mean, relative_fall
-from lowland.studies.methods.experiments.effects import Tuned
 from lowland.studies.methods.experiments.training import batches, network, update
 from lowland.studies.runs import Runs
 from lowland.studies.study import Claim, Effects, Finding, Planned
+from lowland.studies.tuned import Tuned
 from lowland.studies.verdict import AtLeast, Within
 from lowland.train import Experiment
 from lowland.train.history import Row
