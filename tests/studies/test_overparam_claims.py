@@ -131,6 +131,25 @@ def test_sparse_networks_are_held_against_dense_ones_at_the_same_radii() -> None
         assert finding.beside["against the large network, dense"] == all_of(0.04)
 
 
+def test_choices_at_the_edge_of_the_grid_are_said() -> None:
+    """A gain at the largest ρ that could be chosen may be too small, and a best ρ too."""
+
+    def ever_better(arm: Arm, rho: float, seed: int) -> dict[str, float]:
+        best = 0.4 if arm.noise else 0.2
+        return {"validation/error": 0.1 + abs(rho - best)}
+
+    runs = study(ever_better)
+    (gain, _), (noisy, _) = (measured(name, runs) for name in ("gain-grows", "label-noise"))
+    assert gain.detail.endswith("The largest ρ of the grid, 0.4, was chosen in 0 of 9.")
+    assert "0.4, was chosen in 9 of 9; a larger one may gain more." in noisy.detail
+    sparse = measured("sparse-random", runs)[0].detail
+    for which in ("masked networks", "dense ones"):
+        assert f"the {which}, 0.2, was chosen in 6 of 6; a larger one may gain more." in sparse
+    assert "the largest ρ was in 0," in measured("radius-grows", runs)[0].detail
+    top = study(lambda arm, rho, seed: {"validation/error": 0.9 - rho})
+    assert "the largest ρ was in 9," in measured("radius-grows", top)[0].detail
+
+
 def test_regularisation_by_decay_early_stopping_and_size() -> None:
     def regular(arm: Arm, rho: float, seed: int) -> dict[str, float]:
         """Gain per ten times the parameters: 0.01 plain, 0.03 decay, 0.02 stopped, 0.06 both."""

@@ -65,7 +65,7 @@ def gain_grows(runs: Runs, what: Measured) -> Finding:
 
     return Finding(
         effects=gain_growth(runs, clean),
-        detail=f"Gain in points by hidden layers: {_gains(runs, clean)}.",
+        detail=f"Gain in points by hidden layers: {_gains(runs, clean)}.{_edge(runs, clean)}",
         resolution=smallest_step(runs, clean, 1 / what.validation),
         beside={
             "on test images": gain_growth(runs, clean, column=TEST),
@@ -91,6 +91,16 @@ def _gains(runs: Runs, places: Places, read: Read = at_end) -> str:
     return ", ".join(words)
 
 
+def _edge(
+    runs: Runs, places: Places, among: Sequence[float] | None = None, of: str = "the grid"
+) -> str:
+    """How often the choice was the largest ρ there is: a gain there may be too small."""
+    tuned = [Tuned.of(runs, group, among=among) for _, group in ran(runs, places)]
+    most, cases = sum(one.at_edge for one in tuned), sum(len(one.chosen) for one in tuned)
+    beyond = "; a larger one may gain more" if most else ""
+    return f" The largest ρ of {of}, {tuned[0].largest:g}, was chosen in {most} of {cases}{beyond}."
+
+
 def _hidden(group: str) -> str:
     return group.partition(",")[0].removeprefix("mlp ")
 
@@ -112,16 +122,18 @@ def best_radii(runs: Runs, group: str, read: Read = at_end) -> Effects:
 def radius_grows(runs: Runs, what: Measured) -> Finding:
     """The best ρ on clean labels, other noises and early stopping beside."""
     clean = what.dense(0.0)
-    words, none = [], 0
+    words, none, most = [], 0, 0
     for _, group in ran(runs, clean):
         best = list(best_radii(runs, group).values())
         words.append(f"{_hidden(group)} {10 ** mean(best):.2g}")
         none += sum(_plain_is_best(runs, group, s) for s in runs.seeds(group))
+        most += sum(_largest_is_best(runs, group, s) for s in runs.seeds(group))
     return Finding(
         effects=radius_growth(runs, clean),
         detail=(
             f"Geometric means of ρ* by hidden layers: {', '.join(words)}. Plain training was best "
-            f"in {none} cases, which count as half the smallest ρ."
+            f"in {none} cases, which count as half the smallest ρ; the largest ρ was in {most}, "
+            "where a larger one may be better."
         ),
         resolution=smallest_step(runs, clean, math.log10(STEP)),
         beside={
@@ -139,6 +151,11 @@ def _plain_is_best(runs: Runs, group: str, seed: int) -> bool:
     return errors[0] < min(errors[1:])
 
 
+def _largest_is_best(runs: Runs, group: str, seed: int) -> bool:
+    errors = [runs.final(group, rho, seed, VALIDATION) for rho in runs.rhos(group)]
+    return errors[-1] < min(errors[:-1])
+
+
 def noise_gain(runs: Runs, what: Measured) -> Finding:
     """Gain of the largest network with the most label noise minus the gain without."""
 
@@ -149,7 +166,7 @@ def noise_gain(runs: Runs, what: Measured) -> Finding:
     return Finding(
         effects=differences(of(most), of(0.0)),
         detail=f"Gain in points with {most:.0%} wrong labels, by hidden layers: "
-        f"{_gains(runs, what.dense(most))}.",
+        f"{_gains(runs, what.dense(most))}.{_edge(runs, what.dense(most))}",
         resolution=1 / what.validation,
         beside={
             "on test images": differences(of(most, column=TEST), of(0.0, column=TEST)),
@@ -198,10 +215,14 @@ def sparse_gain(runs: Runs, what: Measured, mask: str) -> Finding:
         return differences(Tuned.of(runs, arm.group).gain(), wide.gain())
 
     every = list(what.sparsities)
+    masked = [(0, Arm(hidden=what.widest, mask=mask, sparsity=s).group) for s in every]
+    dense = [(0, Arm(hidden=what.twin(s)).group) for s in every]
     twins = ", ".join(f"{s:.0%}: {shown(what.twin(s))}" for s in every)
     return Finding(
         effects=average([of(s) for s in every]),
-        detail=f"Dense networks of as many active weights by sparsity: {twins}.",
+        detail=f"Dense networks of as many active weights by sparsity: {twins}."
+        + _edge(runs, masked, what.sparse_radii, "the masked networks")
+        + _edge(runs, dense, what.sparse_radii, "the dense ones"),
         resolution=1 / what.validation / len(every),
         beside={
             **{f"sparsity {s:.0%}": of(s) for s in every},
