@@ -20,6 +20,7 @@ from lowland.studies.toys.columns import (
     ESCAPE,
     FEATURES,
     HYPERBOLA,
+    MOMENTUM,
     NEAR_BEALE,
     NETWORK_RADII,
     PL_QUADRATIC,
@@ -87,6 +88,27 @@ def test_escapes():
     assert findings.escape_formula(runs).effects[0] == -0.2
     assert len(findings.escape_formula(runs).beside) == 6
     assert findings.escape_derived(runs).effects[0] == -0.2
+
+
+def test_leaving_with_momentum_and_small_batches():
+    def values(rho, seed, step):
+        times = {"usam/plain": 1000.0, "usam/kept": 100.0, "usam/equal": 2000.0}
+        times |= {"descent/plain": 400.0, "descent/kept": 100.0, "descent/equal": 400.0}
+        times |= {"batch/16": 60.0, "batch/128": 80.0, "right": 1.0 - seed / 8}
+        return times | {"kept/batch/16": 9.0, "kept/batch/128": 10.0}
+
+    runs = Runs(made(MOMENTUM, values))
+    sooner = findings.momentum_sooner(runs)
+    assert sooner.effects == pytest.approx({0: 1.0, 1: 1.0, 2: 1.0})
+    assert sooner.beside["gradient descent"][0] == pytest.approx(math.log10(4))
+    assert sooner.beside["USAM's less descent's"][0] == pytest.approx(math.log10(2.5))
+    assert sooner.beside["at equal η/(1 − μ)"][0] == pytest.approx(-math.log10(2))
+    assert findings.momentum_radius(runs).effects == {0: 0.0, 1: -0.125, 2: -0.25}
+    saved = findings.batch_sooner(runs)
+    assert saved.effects == pytest.approx({0: 0.25, 1: 0.25, 2: 0.25})
+    assert saved.beside["with momentum 0.9"][0] == pytest.approx(0.1)
+    late = Runs(made(MOMENTUM, lambda r, s, t: {"usam/plain": None}, diverged=True))
+    assert math.isnan(findings.momentum_sooner(late).effects[0]), "it has not left: no effect"
 
 
 def test_drift():
@@ -204,5 +226,5 @@ def test_the_whole_study(tmp_path: Path) -> None:
     assert results["failures"] == []
     assert results["asked"]["seeds"] == [0, 1]
     assert {c["verdict"] for c in results["claims"]} <= {"holds", "does not hold", "cannot tell"}
-    assert len(results["drawings"]) == 12
+    assert len(results["drawings"]) == 14
     assert len(results["tables"][0]["rows"]) == 3 * 6 + 2 * 4 + 2 * 7

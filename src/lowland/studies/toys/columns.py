@@ -7,8 +7,10 @@ NEAR_BEALE = "saddle/near-beale"
 HYPERBOLA = "saddle/hyperbola"
 BEALE = "saddle/beale"
 ESCAPE = "saddle/escape"
+MOMENTUM = "saddle/momentum"
 QUADRATICS = "normalization/quadratics"
 DRIFT = "normalization/drift"
+SENSING = "normalization/sensing"
 FEATURES = "membership/features"
 RIDGE = "membership/ridge"
 PUBLISHED = {group: f"{group}/published" for group in (HYPERBOLA, BEALE, DRIFT)}
@@ -28,6 +30,10 @@ BEALE_RHO = 1.0
 DRIFT_RADII = (0.0, 0.03, 0.05, 0.1, 0.2, 0.3, 0.5)
 DRIFT_RHO = 0.1
 """The published radii, with others beside; the claims are judged at the middle one of each."""
+
+SENSING_RADII = (0.0, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
+SENSING_RATES = (0.1, 0.2, 0.4)
+"""ρ and η of matrix sensing; the published grid is not known."""
 
 WIDTHS = (4, 32, 256)
 NETWORK_RADII = (0.0, 0.1, 0.2, 0.4)

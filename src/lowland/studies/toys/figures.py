@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from lowland.studies.effects import mean
 from lowland.studies.runs import NotMeasuredError, Runs
-from lowland.studies.study import Axis, Drawing, Line, Sheet
+from lowland.studies.study import Axis, Drawing, HeatMap, Line, Sheet
 from lowland.studies.toys.columns import (
     BEALE,
     DRIFT,
@@ -24,6 +25,8 @@ from lowland.studies.toys.columns import (
 )
 from lowland.studies.toys.normalisation import CURVATURE
 from lowland.studies.toys.saddles import ARMS
+from lowland.studies.toys.sensing import FORMS
+from lowland.studies.toys.sensing_figures import recovered
 from lowland.studies.toys.unified import SHARES
 
 NAMES = {"usam": "USAM (analysed)", "sam": "SAM (normalized)", "sum": "g + g̃ (never zeroed)"}
@@ -34,9 +37,9 @@ LR = 0.4
 Points = tuple[list[float], list[float]]
 
 
-def figures(runs: Runs) -> list[Drawing]:
+def figures(runs: Runs) -> list[Drawing | HeatMap]:
     """Every figure whose runs are there."""
-    makers: Sequence[Callable[[Runs], Drawing]] = (
+    makers: Sequence[Callable[[Runs], Drawing | HeatMap]] = (
         _hyperbola,
         _cosine,
         _beale,
@@ -44,12 +47,13 @@ def figures(runs: Runs) -> list[Drawing]:
         _escape,
         _drift,
         _valley,
+        *(partial(recovered, form=form) for form in FORMS),
         *(_losses(decreasing) for decreasing in (False, True)),
         _features,
         _ridge,
         _networks,
     )
-    made = []
+    made: list[Drawing | HeatMap] = []
     for make in makers:
         try:
             made.append(make(runs))

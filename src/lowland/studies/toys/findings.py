@@ -17,6 +17,7 @@ from lowland.studies.toys.columns import (
     ESCAPE,
     HYPERBOLA,
     HYPERBOLA_RHO,
+    MOMENTUM,
     NEAR_BEALE,
     PL_QUADRATIC,
     PL_SUMS,
@@ -25,6 +26,7 @@ from lowland.studies.toys.columns import (
 )
 from lowland.studies.toys.curves import LEAST, late_fall, slope
 from lowland.studies.toys.escape import NOISES
+from lowland.studies.toys.momentum import LARGE, SMALL
 
 
 def each(runs: Runs, group: str, value: Callable[[Run], float], rho: float = 0.0) -> Effects:
@@ -133,6 +135,48 @@ def escape_derived(runs: Runs) -> Finding:
             ),
         },
     )
+
+
+def momentum_sooner(runs: Runs) -> Finding:
+    """log10 of the steps that USAM takes to leave without momentum over those with it."""
+
+    def sooner(arm: str, way: str = "kept") -> Effects:
+        return each(
+            runs,
+            MOMENTUM,
+            lambda run: math.log10(run.final(f"{arm}/plain") / run.final(f"{arm}/{way}")),
+        )
+
+    usam, descent = sooner("usam"), sooner("descent")
+    return Finding(
+        effects=usam,
+        detail="Momentum μ makes the effective step size η/(1 − μ); beside, at an equal one.",
+        beside={
+            "gradient descent": descent,
+            "USAM's less descent's": {seed: usam[seed] - descent[seed] for seed in usam},
+            "at equal η/(1 − μ)": sooner("usam", "equal"),
+        },
+    )
+
+
+def momentum_radius(runs: Runs) -> Finding:
+    """The share of radii at which USAM with momentum is attracted if and only if ρ > −1/λ."""
+    return Finding(
+        effects=each(runs, MOMENTUM, column("right", 1.0)),
+        detail="Radii from half to twice −1/λ, momentum 0.9.",
+    )
+
+
+def batch_sooner(runs: Runs) -> Finding:
+    """The share of USAM's steps that a small batch saves, by the exact second moments."""
+
+    def saved(prefix: str) -> Effects:
+        def share(run: Run) -> float:
+            return 1 - run.final(f"{prefix}batch/{SMALL}") / run.final(f"{prefix}batch/{LARGE}")
+
+        return each(runs, MOMENTUM, share)
+
+    return Finding(effects=saved(""), beside={"with momentum 0.9": saved("kept/")})
 
 
 def diverges(runs: Runs) -> Finding:

@@ -20,6 +20,7 @@ from lowland.studies.toys.columns import (
     FEATURES,
     HYPERBOLA,
     HYPERBOLA_RADII,
+    MOMENTUM,
     NEAR_BEALE,
     NETWORK_RADII,
     OVER,
@@ -32,6 +33,9 @@ from lowland.studies.toys.columns import (
     RIDGE_EXAMPLES,
     RIDGE_FEATURES,
     RIDGES,
+    SENSING,
+    SENSING_RADII,
+    SENSING_RATES,
     THRESHOLDS,
     WIDTHS,
     network_group,
@@ -49,19 +53,20 @@ _SEEDS = {"smoke": 2, "default": 10, "paper": 30}
 _SIZES: Mapping[str, Mapping[str, int]] = {
     "smoke": {
         "hyperbola": 40, "beale": 200, "drift": 60, "pl": 40, "sums": 30, "particles": 20,
-        "draws": 8, "epochs": 2,
+        "draws": 8, "epochs": 2, "momentum": 40, "sensing": 10,
     },
     "default": {
         "hyperbola": 500, "beale": 100_000, "drift": 20_000, "pl": 6_000, "sums": 4_000,
-        "particles": 2_000, "draws": 200, "epochs": 60,
+        "particles": 2_000, "draws": 200, "epochs": 60, "momentum": 4_000, "sensing": 600,
     },
     "paper": {
         "hyperbola": 500, "beale": 100_000, "drift": 20_000, "pl": 20_000, "sums": 20_000,
-        "particles": 10_000, "draws": 2_000, "epochs": 200,
+        "particles": 10_000, "draws": 2_000, "epochs": 200, "momentum": 4_000, "sensing": 2_000,
     },
 }  # fmt: skip
 """Steps of the saddle, of Beale's function, of the drift, of the PL quadratic and sums; particles
-of a variance; training sets of a linear model; epochs of the networks."""
+of a variance; training sets of a linear model; epochs of the networks; steps under momentum and of
+matrix sensing."""
 
 
 def plan(choice: Choice) -> Plan:
@@ -138,8 +143,11 @@ def _others(sizes: Mapping[str, int]) -> Iterator[Group]:
     yield THRESHOLDS, ("saddles:thresholds", {"steps": sizes["hyperbola"]})
     yield NEAR_BEALE, ("saddles:beale_saddle", {"steps": 3 * sizes["hyperbola"]})
     yield ESCAPE, ("escape:escapes", {"particles": sizes["particles"]})
+    yield MOMENTUM, ("momentum:momentum", {"steps": sizes["momentum"]})
     steps = {"steps": 200, "bounded_steps": 2 * sizes["hyperbola"]}
     yield QUADRATICS, ("normalisation:stability", steps)
+    cells = {"radii": list(SENSING_RADII), "rates": list(SENSING_RATES)}
+    yield SENSING, ("sensing:sensing", {**cells, "steps": sizes["sensing"]})
     for decreasing, group in PL_QUADRATIC.items():
         settings = {"steps": sizes["pl"], "points": 25, "decreasing": decreasing}
         yield group, ("unified:quadratic", settings)
@@ -186,6 +194,8 @@ def _notes(sizes: Mapping[str, int]) -> tuple[str, ...]:
         "From the published starts trajectories have the published number of steps; from drawn "
         "ones Beale's has a quarter of it and the drift half: enough for SAM to be at the saddle, "
         "or far along the valley.",
+        "Matrix sensing is shown, not judged: the published sizes and grid are not known, and "
+        "where a grid ends decides who looks robust on it.",
         "Settings of the PL runs are the authors' own: ρ and η from μ, L, n and b.",
         f"Advantages by histogram have {BINS} bins of equal width over the central 99% of draws "
         "and are biased upwards; what they find between halves of one sample is drawn beside.",

@@ -66,16 +66,21 @@ class AddFirst:
 
 
 class RowSGD(Optimizer):
-    """SGD with a step size for every row: w_k ← w_k − η_k·g_k.
+    """SGD with a step size and a momentum for every row: v_k ← μ_k·v_k + g_k, w_k ← w_k − η_k·v_k.
 
     Args:
         points: (runs, d) the only parameter.
         rates: (runs, 1) η of every row; may be changed in place between steps.
+        momentum: (runs, 1) μ of every row; None for none.
+
+    Attributes:
+        velocity: (runs, d) v, from 0; None without momentum.
     """
 
-    def __init__(self, points: nn.Parameter, rates: Tensor) -> None:
+    def __init__(self, points: nn.Parameter, rates: Tensor, momentum: Tensor | None = None) -> None:
         super().__init__([points], {"lr": 1.0})
-        self.rates = rates
+        self.rates, self.momentum = rates, momentum
+        self.velocity = None if momentum is None else torch.zeros_like(points.detach())
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -83,7 +88,10 @@ class RowSGD(Optimizer):
         loss = None if closure is None else closure()
         for group in self.param_groups:
             for p in group["params"]:
-                p.addcmul_(self.rates, p.grad, value=-group["lr"])
+                along = p.grad
+                if self.velocity is not None and self.momentum is not None:
+                    along = self.velocity.mul_(self.momentum).add_(p.grad)
+                p.addcmul_(self.rates, along, value=-group["lr"])
         return loss
 
 
@@ -100,6 +108,7 @@ class Rows:
         share: λ of every run, or one for all: 0 USAM, 1 SAM.
         lr: η of every run, or one for all.
         kept: runs that descend along g + g̃.
+        momentum: μ of every run, or one for all.
 
     Attributes:
         points: the parameter.
@@ -116,6 +125,7 @@ class Rows:
         *,
         lr: Sequence[float] | Tensor | float,
         kept: Sequence[bool] | None = None,
+        momentum: Sequence[float] | float | None = None,
     ) -> None:
         runs = len(start)
         self.points = nn.Parameter(start.detach().clone().double())
@@ -124,10 +134,12 @@ class Rows:
         combine = None
         if kept is not None:
             combine = AddFirst(torch.tensor(kept, dtype=torch.float64).reshape(runs, 1))
+        held = None if momentum is None else _column(momentum, runs)
+        self._base = RowSGD(self.points, self.lr, held)
         rule = Perturbation(transform=EachRow(self.rho, self.share), radius=Unnormalized())
         self.optimizer = SharpnessAware(
             [self.points],
-            RowSGD(self.points, self.lr),
+            self._base,
             rho=1.0,
             perturbation=rule,
             plan=TwoPass(combine),
@@ -141,6 +153,8 @@ class Rows:
                 g = field(self.points)
                 self.lost |= ~(g.abs().amax(1, keepdim=True) < LARGEST)
                 self.points.grad = g.masked_fill(self.lost, 0.0)
+                if self._base.velocity is not None:
+                    self._base.velocity.masked_fill_(self.lost, 0.0)
             return 0.0
 
         self.optimizer.step(closure)
