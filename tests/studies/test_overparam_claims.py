@@ -13,7 +13,7 @@ from lowland.studies.overparam.claims import claims
 from lowland.studies.overparam.drawings import figures, panels, tables
 from lowland.studies.overparam.slopes import slope
 from lowland.studies.runs import Runs
-from lowland.studies.study import Finding, assess
+from lowland.studies.study import Drawing, Finding, assess
 from lowland.studies.verdict import Verdict
 
 CLAIMS = {claim.name: claim for claim in claims(WHAT)}
@@ -221,6 +221,18 @@ def test_a_run_that_diverged_is_never_dropped() -> None:
     finding, verdict = measured("gain-grows", study(lost))
     assert verdict.word == "cannot tell"
     assert math.isnan(finding.effects[1])
+
+
+def test_figures_have_no_means_of_survivors() -> None:
+    def lost(arm: Arm, rho: float, seed: int) -> dict[str, float]:
+        gone = arm.hidden == WHAT.widest and seed == 1 and not arm.mask
+        distance = math.nan if gone and rho else rho
+        return {"distance": distance, "travelled": 1.0, "lambda_max": 2.0 + rho}
+
+    by_title = {drawing.title: drawing for drawing in figures(study(lost), WHAT)}
+    drawn = by_title["Distance between the ends of SAM and SGD, by ρ"]
+    assert isinstance(drawn, Drawing)
+    assert drawn.lines[0].y == [pytest.approx(0.1), pytest.approx(0.1), None]
 
 
 def test_what_was_not_run_is_no_data() -> None:

@@ -14,8 +14,10 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from lowland import InputError, studies
+from lowland.core.seeds import generator
 from lowland.data import load
 from lowland.measure import max_eigenvalue
+from lowland.optim import SAM
 from lowland.studies.methods.experiments.training import network
 from lowland.studies.overparam import STUDY, largest_eigenvalues
 from lowland.studies.overparam.arms import Arm
@@ -24,6 +26,7 @@ from lowland.studies.overparam.sizes import SIZES
 from lowland.studies.overparam.sweep import Examples, noisy_labels, sweep
 from lowland.studies.study import Plan
 from lowland.train import Experiment
+from lowland.train.schedule import learning_rate
 from lowland.train.stack import Stack, train
 
 SETTINGS: dict[str, Any] = {
@@ -131,6 +134,83 @@ def test_nothing_moved_has_travelled_nowhere_and_the_eigenvalue_of_the_start() -
     exact = max_eigenvalue(net, cross_entropy, [(x, noisy_labels(y, 0.2, 10, 7))]).value
     assert end["lambda_max"] == pytest.approx(exact, rel=1e-3)
     assert end["level/lambda_max"] == pytest.approx(exact, rel=1e-3)
+
+
+def by_the_optimizer(mask: str, seed: int, rho: float) -> tuple[list[float], float]:
+    """Train losses at the evaluations of `rows`, and the distance travelled, of one network."""
+    examples = Examples.load("digits", held_out=0.55, limit=96, device="cpu")
+    x, labels = examples.train[0], noisy_labels(examples.train[1], 0.2, 10, seed)
+    net = network((64, 5, 4, 10), seed=seed, activation=nn.ReLU)
+    kernels = [p for p in net.parameters() if p.ndim > 1]
+    kept = masks_by_hand(mask, net, kernels, x, labels, seed)
+    with torch.no_grad():
+        for p, m in zip(kernels, kept, strict=True):
+            p.mul_(m)
+            p.register_hook(lambda g, m=m: g * m)
+    start = nn.utils.parameters_to_vector(net.parameters()).detach().clone()
+    sgd = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-3)
+    opt, found = SAM(net.parameters(), sgd, rho=rho), []
+    for step in range(13):
+        if step in (0, 4, 8, 12):
+            found.append(cross_entropy(net(x), labels).item())
+        if step == 12:
+            break
+        order = torch.randperm(96, generator=generator("cpu", seed, "order", step // 3))
+        batch = order[32 * (step % 3) :][:32]
+        for group in opt.param_groups:
+            group["lr"] = learning_rate("cosine", 0.1, step=step, steps=12)
+
+        def closure(batch: torch.Tensor = batch) -> torch.Tensor:
+            opt.zero_grad()
+            loss = cross_entropy(net(x[batch]), labels[batch])
+            loss.backward()
+            return loss
+
+        opt.step(closure)
+    end = nn.utils.parameters_to_vector(net.parameters()).detach()
+    return found, float((end - start).norm())
+
+
+def masks_by_hand(
+    mask: str,
+    net: nn.Module,
+    kernels: list[nn.Parameter],
+    x: torch.Tensor,
+    labels: torch.Tensor,
+    seed: int,
+) -> list[torch.Tensor]:
+    """Half of every kernel at random, or the half of all with the largest |g·w| on a batch."""
+    if not mask:
+        return [torch.ones_like(p) for p in kernels]
+    if mask == "random":
+        names = [name for name, p in net.named_parameters() if p.ndim > 1]
+        drawn = [
+            torch.randperm(p.numel(), generator=generator("cpu", seed, "mask", name))
+            for name, p in zip(names, kernels, strict=True)
+        ]
+        return [
+            torch.isin(torch.arange(p.numel()), order[: p.numel() // 2]).view_as(p).float()
+            for p, order in zip(kernels, drawn, strict=True)
+        ]
+    batch = torch.randperm(len(x), generator=generator("cpu", seed, "snip"))[:32]
+    gradients = torch.autograd.grad(cross_entropy(net(x[batch]), labels[batch]), kernels)
+    scores = [(g * p).abs() for g, p in zip(gradients, kernels, strict=True)]
+    flat = torch.cat([score.flatten() for score in scores])
+    least = flat.sort(descending=True).values[len(flat) // 2 - 1]
+    return [(score >= least).float() for score in scores]
+
+
+@pytest.mark.parametrize("mask", ["", "random", "snip"])
+def test_a_sweep_is_the_optimizers_training_one_by_one(mask: str) -> None:
+    """Wrong labels, masks, batches, weight decay, schedule and ε, of every seed and ρ."""
+    found = rows(radii=[0.0, 0.3], mask=mask, sparsity=0.5 if mask else 0.0)
+    for seed in (7, 8):
+        for rho in (0.0, 0.3):
+            run = of(found, rho, seed)
+            expected, travelled = by_the_optimizer(mask, seed, rho)
+            assert [row["train/loss"] for row in run] == pytest.approx(expected, rel=1e-5)
+            if rho == 0:
+                assert run[-1]["travelled"] == pytest.approx(travelled, rel=1e-5)
 
 
 @pytest.mark.parametrize("mask", ["random", "snip"])

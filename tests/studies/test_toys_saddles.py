@@ -137,6 +137,12 @@ def test_stability_of_quadratics_and_the_bound():
         assert rows[0][f"usam/{factor:g}"] == pytest.approx(expected, rel=1e-3)
 
 
+def test_what_has_left_for_infinity_has_grown():
+    (row,) = normalisation.stability(seed=1000, rho=0, count=1, steps=260, bounded_steps=2)
+    assert row["usam/2"] == math.inf, "three times as far in every step: beyond what is followed"
+    assert row["right"] == 1
+
+
 def test_drift_is_the_recursion():
     options = {"radii": [0.0, 0.1], "steps": 50, "points": 3}
     rows = list(normalisation.drift(**SMALL, **options, published=True))

@@ -66,16 +66,24 @@ def figures(runs: Runs, what: Measured) -> list[Drawing | HeatMap]:
 
 
 def _shows(drawing: Drawing | HeatMap) -> bool:
-    return isinstance(drawing, HeatMap) or any(line.x for line in drawing.lines)
+    if isinstance(drawing, HeatMap):
+        return True
+    return any(value is not None for line in drawing.lines for value in line.y)
 
 
 def _line(name: str, places: Sequence[tuple[float, Effects]], *, power: bool = False) -> Line:
-    """Means and intervals; of logarithms to base 10 shown as what they are of, if `power`."""
+    """Means and intervals; of logarithms to base 10 shown as what they are of, if `power`.
+
+    Where some effect is not finite there is no point: a mean over the others would be one of
+    survivors.
+    """
     back: Callable[[float], float] = (lambda v: 10**v) if power else (lambda v: v)
-    rows = []
+    rows: list[tuple[float, float | None, float | None, float | None]] = []
     for x, effects in places:
-        values = [v for v in effects.values() if math.isfinite(v)]
-        if values:
+        values = list(effects.values())
+        if not all(map(math.isfinite, values)):
+            rows.append((x, None, None, None))
+        elif values:
             interval = t_interval(values)
             ends = (None, None) if interval is None else (back(interval.low), back(interval.high))
             rows.append((x, back(mean(values)), *ends))

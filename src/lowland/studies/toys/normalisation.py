@@ -50,7 +50,8 @@ def stability(
     radii = (2 * factors / lr - tops[:, None]) / tops[:, None] ** 2
     grown = _growth(start, hessians, radii.flatten(), steps, lr)
     along = torch.stack([basis[:, -1] for _, _, basis, _ in drawn]).repeat_interleave(each, 0)
-    ratio = ((grown * along).sum(1) / (start * along).sum(1)).abs().reshape(-1, each)
+    ratio = ((grown * along).sum(1) / (start * along).sum(1)).abs()
+    ratio = ratio.nan_to_num(nan=math.inf).reshape(-1, each)  # left for infinity: it has grown
     largest = _largest(start, hessians, radii.flatten(), bounded_steps, lr).reshape(-1, each)
     for i, (one, (_, values, _, w)) in enumerate(zip(seeds, drawn, strict=True)):
         right = ((ratio[i] > 1) == (factors > 1)).double().mean()

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
-from lowland.studies.effects import choose_left_out, chosen_words
 from lowland.studies.matched import at_equal_loss
 from lowland.studies.runs import NotMeasuredError, Runs
 from lowland.studies.study import Effects, Finding
@@ -18,6 +17,7 @@ from lowland.studies.toys.columns import (
     WIDTHS,
     network_group,
 )
+from lowland.studies.tuned import Tuned
 
 Value = dict[float, float]
 """By p, or by nλ."""
@@ -152,9 +152,8 @@ def sam_tells(runs: Runs) -> Finding:
         raise NotMeasuredError("the networks are missing")
     group = network_group(wide[-1])
     rhos, seeds = runs.rhos(group), runs.seeds(group)
-    chosen = choose_left_out(
-        {r: {s: runs.final(group, r, s, "val_error") for s in seeds} for r in rhos if r > 0}
-    )
+    tuned = Tuned.of(runs, group, by="val_error")
+    chosen = tuned.chosen
 
     def less(name: str, of: str) -> Effects:
         return {
@@ -174,12 +173,13 @@ def sam_tells(runs: Runs) -> Finding:
         }
     return Finding(
         effects=less("advantage", group),
-        detail=f"Width {wide[-1]}.{chosen_words(chosen)}",
+        detail=f"Width {wide[-1]}.{tuned.words()} The largest ρ that was trained is "
+        f"{tuned.largest:g}.",
         beside=beside,
     )
 
 
-def _matched(runs: Runs, group: str, chosen: dict[int, float]) -> Effects:
+def _matched(runs: Runs, group: str, chosen: Mapping[int, float]) -> Effects:
     """The same where both first reach the lowest train loss that both reach."""
     effects = {}
     for seed, rho in chosen.items():
