@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from lowland.core.transfer import sent
+
 
 def noisy_labels(
     labels: Tensor, *, classes: int, share: float, generator: torch.Generator
@@ -26,4 +28,4 @@ def noisy_labels(
     n = len(labels)
     wrong = torch.rand(n, generator=generator) < share
     shift = torch.randint(1, classes, (n,), generator=generator) * wrong
-    return (labels + shift.to(labels.device)) % classes
+    return (labels + sent(shift, labels.device)) % classes
