@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
@@ -92,8 +93,7 @@ class ImageData:
 
     def normalise(self, images: Tensor) -> Tensor:
         """(images - mean) / std per channel, float32, on the device of `images`."""
-        mean = torch.tensor(self.mean, device=images.device).view(-1, 1, 1)
-        std = torch.tensor(self.std, device=images.device).view(-1, 1, 1)
+        mean, std = (_per_channel(each, images.device) for each in (self.mean, self.std))
         return (images.float() - mean) / std
 
     def to(self, device: torch.device | str) -> ImageData:
@@ -159,6 +159,13 @@ class ImageData:
         return assemble(
             self.name, **splits, augmentation=self.augmentation, source={**self.source, **how}
         )
+
+
+@functools.lru_cache(maxsize=64)
+def _per_channel(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """Kept: a copy to a GPU for every batch would wait for all that is under way there."""
+    with torch.inference_mode(False):
+        return torch.tensor(values, dtype=torch.float32, device=device).view(-1, 1, 1)
 
 
 def joined(splits: Sequence[Split]) -> Split:
