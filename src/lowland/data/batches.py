@@ -81,7 +81,7 @@ def numbered_batches(
             draw(augmentation, size, height, generator("cpu", seed, "augmentation", epoch, step))
             for step, size in zip(steps, sizes, strict=True)
         ]
-        return list(sent(torch.cat(parts, 1), order.device).split(sizes, 1))
+        return list(torch.split(sent(torch.cat(parts, 1), order.device), sizes, 1))
 
     def yielded() -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         ahead = _ahead(order.device)

@@ -25,7 +25,7 @@ The network is in evaluation mode and in its own precision, without autocast.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -50,6 +50,9 @@ from lowland.train.plan import NEIGHBORS, Plan
 
 BATCH = 512
 """Images per forward pass; larger ones leave a processor's caches."""
+
+TOGETHER = 2**30
+"""Bytes of features that one pass over a split catches; blocks that have more take several."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,6 +94,7 @@ class Evaluator:
             self._transfer[f"transfer-{number}"] = {
                 name: first(s, n) for name, s in other.splits.items()
             }
+        self._bytes: dict[str, int] = {}
         self.row: Row = {}
         self.definitions: dict[str, str] = {}
 
@@ -105,19 +109,18 @@ class Evaluator:
         self._put("weight-norm", weight_norm(self._module))
         if not self.finite:
             return self.row
+        train = {"train": self._trained["train"]}
         if not (start or end):
-            for block in self._curve_blocks:
-                features = self._features(self._trained["train"], block)
-                self._measure_rank("train", block, features, self._recipe.centers[:1])
-                self._measure_transfer(block)
-            return self.row
-        for block in self._all_blocks:
-            self._measure_block(block)
-        for block in self._curve_blocks:
-            self._measure_transfer(block)
-            if end:
-                self._measure_neighbors("trained", block, self._trained)
+            for block, features in self._features(train, self._curve_blocks):
+                self._measure_rank("train", block, features["train"], self._recipe.centers[:1])
+        else:
+            both = {**train, "test": self._trained["test"]}
+            for block, features in self._features(both, self._all_blocks):
+                self._measure_block(block, features)
+        for kind, splits in self._transfer.items():
+            self._measure_neighbors(kind, splits)
         if end:
+            self._measure_neighbors("trained", self._trained)
             self._measure_sharpness()
         return self.row
 
@@ -133,9 +136,38 @@ class Evaluator:
     def _inputs(self, split: Split, batch_size: int = BATCH) -> Inputs:
         return Inputs(self._data, split, self._dtype, batch_size)
 
-    def _features(self, split: Split, block: str) -> Tensor:
+    def _features(
+        self, splits: Mapping[str, Split], blocks: Sequence[str]
+    ) -> Iterator[tuple[str, dict[str, Tensor]]]:
+        """Block after block its features on each split.
+
+        One pass over a split catches as many blocks as `TOGETHER` has room for, and at least one.
+        """
+        most = max(map(len, splits.values()))
+        for group in self._groups(most, blocks):
+            caught = {name: self._catch(split, group) for name, split in splits.items()}
+            for block in group:
+                yield block, {name: features.pop(block) for name, features in caught.items()}
+
+    def _groups(self, images: int, blocks: Sequence[str]) -> list[list[str]]:
+        """Consecutive blocks whose features on so many images are caught together."""
+        if len(blocks) > 1 and not self._bytes:  # learned from two images
+            few = self._catch(first(self._trained["train"], 2), self._all_blocks)
+            self._bytes = {name: f.shape[1] * f.itemsize for name, f in few.items()}
+        groups: list[list[str]] = []
+        room = 0
+        for block in blocks:
+            need = images * self._bytes.get(block, 0)
+            if not groups or need > room:
+                groups.append([])
+                room = TOGETHER
+            groups[-1].append(block)
+            room -= need
+        return groups
+
+    def _catch(self, split: Split, blocks: Sequence[str]) -> dict[str, Tensor]:
         device = str(split.images.device)  # ranks of large features are worth the GPU's while
-        return capture(self._module, self._inputs(split), block, device=device)[block]
+        return capture(self._module, self._inputs(split), ",".join(blocks), device=device)
 
     def _measure_loss(self, name: str, split: Split) -> None:
         measured = mean_loss(self._module, per_example, self._inputs(split))
@@ -153,31 +185,25 @@ class Evaluator:
                 self.row[column] = rank
                 self.definitions[column] = measured.definition
 
-    def _measure_block(self, block: str) -> None:
-        for name in ("train", "test"):
-            features = self._features(self._trained[name], block)
-            self._measure_rank(name, block, features, self._recipe.centers)
+    def _measure_block(self, block: str, features: Mapping[str, Tensor]) -> None:
+        for name, caught in features.items():
+            self._measure_rank(name, block, caught, self._recipe.centers)
             fewer = len(self._trained["test"])
-            if name == "train" and fewer < len(features):  # the rank depends on how many there are
-                as_many = features[:fewer]
-                self._measure_rank("train-as-test", block, as_many, self._recipe.centers)
-            self._put(f"active-units/{name}/{block}", active_units(features))
+            if name == "train" and fewer < len(caught):  # the rank depends on how many there are
+                self._measure_rank("train-as-test", block, caught[:fewer], self._recipe.centers)
+            self._put(f"active-units/{name}/{block}", active_units(caught))
 
-    def _measure_transfer(self, block: str) -> None:
-        for kind, splits in self._transfer.items():
-            self._measure_neighbors(kind, block, splits)
-
-    def _measure_neighbors(self, kind: str, block: str, splits: dict[str, Split]) -> None:
-        features = {name: self._features(split, block) for name, split in splits.items()}
-        for name in list(features)[1:]:
-            measured = knn_error(
-                features["train"],
-                splits["train"].labels,
-                features[name],
-                splits[name].labels,
-                k=NEIGHBORS,
-            )
-            self._put(f"knn-{kind}/{name}/{block}", measured)
+    def _measure_neighbors(self, kind: str, splits: Mapping[str, Split]) -> None:
+        for block, features in self._features(splits, self._curve_blocks):
+            for name in list(features)[1:]:
+                measured = knn_error(
+                    features["train"],
+                    splits["train"].labels,
+                    features[name],
+                    splits[name].labels,
+                    k=NEIGHBORS,
+                )
+                self._put(f"knn-{kind}/{name}/{block}", measured)
 
     def _measure_sharpness(self) -> None:
         inputs = self._inputs(self._trained["train"], self._recipe.batch_size)
