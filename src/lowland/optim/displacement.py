@@ -179,13 +179,38 @@ def contained(tensors: list[Tensor], scale: Scale) -> list[Tensor]:
     for i, t in enumerate(tensors):
         kinds.setdefault((t.dtype, t.device), []).append(i)
     for members in kinds.values():
-        flat = torch.cat([tensors[i].reshape(-1) for i in members]).mul_(scale)
+        flat = torch.cat([_flat(tensors[i]) for i in members]).mul_(scale)
         parts = torch.view_as_real(flat) if flat.is_complex() else flat
         parts.nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
         sizes = [tensors[i].numel() for i in members]
         for i, piece in zip(members, torch.split(flat, sizes), strict=True):
-            out[i] = piece.view(tensors[i].shape)
+            out[i] = _shaped(piece, tensors[i])
     return out
+
+
+def _flat(t: Tensor) -> Tensor:
+    """All elements in the order that they have in memory, without a copy where that is possible."""
+    return (t.permute(0, 2, 3, 1) if _by_channels(t) else t).reshape(-1)
+
+
+def _shaped(piece: Tensor, like: Tensor) -> Tensor:
+    """A flat tensor in the shape and in the layout of another, as a view.
+
+    Lists of tensors that are laid out alike are worked on in a few kernels, others one by one.
+    """
+    if not _by_channels(like):
+        made = piece.view(like.shape)  # of 1x1 kernels both layouts are one, under other strides
+        same = made.stride() == like.stride() or not like.is_contiguous()
+        return made if same else piece.as_strided(like.shape, like.stride())
+    n, c, h, w = like.shape
+    return piece.view(n, h, w, c).permute(0, 3, 1, 2)
+
+
+def _by_channels(t: Tensor) -> bool:
+    """Whether the channels of a position lie side by side (``torch.channels_last``)."""
+    if t.ndim != 4 or t.is_contiguous():
+        return False
+    return t.is_contiguous(memory_format=torch.channels_last)
 
 
 class _Store:
@@ -201,7 +226,7 @@ class _Store:
             sizes = [params[i].numel() for i in members]
             flat = torch.empty(sum(sizes), dtype=dtype, device=device)
             for i, piece in zip(members, torch.split(flat, sizes), strict=True):
-                buffers[i] = piece.view(params[i].shape)
+                buffers[i] = _shaped(piece, params[i])
             self.flat.append(flat)
         self.params, self.buffers = list(params), buffers
         self.places = {id(p): i for i, p in enumerate(params)}
