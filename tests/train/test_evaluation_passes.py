@@ -1,4 +1,4 @@
-"""Evaluations catch several blocks in one pass over the images, and measure what they always did."""
+"""Evaluations catch several blocks in one pass over the images; what they measure stays."""
 
 from __future__ import annotations
 

@@ -35,6 +35,7 @@ from torch import Tensor, nn
 from lowland import models, optim
 from lowland.core.errors import InputError
 from lowland.core.seeds import derived_seed, generator
+from lowland.core.transfer import sent
 from lowland.data import augment
 from lowland.train.plan import Plan
 from lowland.train.stepped import NO_METHOD, Stepped
@@ -50,6 +51,9 @@ MOST = 1024
 
 ONCE = frozenset({"last-layer-sam"})
 """Methods with which the batch runs through the network once, if they get it, and else twice."""
+
+PARTLY = frozenset({"sl-sam"})
+"""Methods in whose updates some parameters have no gradient."""
 
 MESA_SHARE = 5000 / (90 * 1251)
 """1/(1 − 0.9998) of 90 epochs of ImageNet in batches of 1024."""
@@ -82,11 +86,16 @@ def build_optimizer(
     def filled(name: str, options: dict[str, Any]) -> Any:
         return _FROM_RUN[name](plan, options, clock)
 
-    return assembled(plan.recipe, model, {name: partial(filled, name) for name in _FROM_RUN})
+    from_run = {name: partial(filled, name) for name in _FROM_RUN}
+    return assembled(plan.recipe, model, from_run, fused=plan.recipe.fused)
 
 
 def assembled(
-    recipe: Stepped, model: nn.Module, from_run: Mapping[str, Callable[[dict[str, Any]], Any]]
+    recipe: Stepped,
+    model: nn.Module,
+    from_run: Mapping[str, Callable[[dict[str, Any]], Any]],
+    *,
+    fused: bool = False,
 ) -> torch.optim.Optimizer:
     """The optimizer of a recipe of any kind.
 
@@ -95,23 +104,27 @@ def assembled(
         model: the network.
         from_run: constructor argument -> how it is made from `method_options`, out of which it
             takes what is its own.
+        fused: the base optimizer's fused form, see `Recipe`.
 
     Raises:
         InputError: as for `build_optimizer`.
     """
+    in_one: dict[str, Any] = {"fused": True} if fused else {}
     if recipe.method == NO_METHOD:
         trained = [p for p in model.parameters() if p.requires_grad]
-        plain: torch.optim.Optimizer = _base(recipe)(trained, **_settings(recipe))
+        plain: torch.optim.Optimizer = _base(recipe)(trained, **_settings(recipe), **in_one)
         return plain
     method = optim.METHODS[recipe.method]
-    given = dict(recipe.method_options)
+    given = {**in_one, **dict(recipe.method_options)}
+    if fused:
+        given.setdefault("nonfinite", "device")
     asks = inspect.signature(method.optimizer).parameters
     for name in [name for name in from_run if name in asks and name not in given]:
         given[name] = from_run[name](given)
     own = recipe.brings_base
     settings = _own_settings(recipe) if own else _settings(recipe)
     try:
-        return optim.create(
+        made = optim.create(
             recipe.method,
             model,
             None if own else _base(recipe),
@@ -124,6 +137,12 @@ def assembled(
         raise InputError(
             f"method_options do not fit method {recipe.method} over {over}: {error}"
         ) from None
+    if fused and recipe.momentum and recipe.method in PARTLY:
+        raise InputError(
+            f"{recipe.method} trains other parameters in every update, which torch's fused sgd "
+            "does not do with momentum: set fused=false or momentum=0"
+        )
+    return made
 
 
 def takes_batch(recipe: Stepped, optimizer: Any) -> bool:
@@ -173,7 +192,7 @@ def _ascent_data(plan: Plan, options: dict[str, Any], clock: Clock) -> Callable[
 
     def draw() -> list[Batch]:
         draws = generator("cpu", recipe.seed, "ascent", clock.step)
-        order = torch.randperm(len(train), generator=draws)[:many].to(train.labels.device)
+        order = sent(torch.randperm(len(train), generator=draws)[:many], train.labels.device)
         policy = plan.data.augmentation if recipe.augment else "none"
         images = augment(train.images[order], policy, draws)
         parts = [slice(i, i + MOST) for i in range(0, many, MOST)]

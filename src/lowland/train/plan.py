@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import importlib.util
 import json
+import os
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -101,6 +104,8 @@ def make_plan(recipe: Recipe) -> Plan:
         InputError: the data cannot be read, or the recipe does not fit data or machine.
     """
     device = device_of(recipe.device)
+    if recipe.compile:
+        _check_compiler(device)
     held = recipe.held_out
     data = load(recipe.data, labels=recipe.labels, limit=recipe.limit, held_out=held)
     transfer = None
@@ -162,6 +167,21 @@ def _check_shape(recipe: Recipe, data: ImageData, other: ImageData) -> None:
             f"transfer_data: images of {other.name} are {its}, those trained on {mine}, and "
             f"{recipe.model} trained on these cannot look at those: use other data or another model"
         )
+
+
+def _check_compiler(device: str) -> None:
+    """Whether `torch.compile` finds what it makes kernels with, before a run has a directory.
+
+    Raises:
+        InputError: it does not.
+    """
+    if device == "cuda":
+        found, needs = importlib.util.find_spec("triton") is not None, "Triton (pip install triton)"
+    else:
+        compilers = [os.environ.get("CXX") or "g++", "g++", "clang++"]
+        found, needs = any(map(shutil.which, compilers)), "a C++ compiler (g++)"
+    if not found:
+        raise InputError(f"compile=true on {device} needs {needs}: install it, or leave it out")
 
 
 def device_of(name: str) -> str:

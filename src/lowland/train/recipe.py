@@ -16,12 +16,16 @@ from lowland.train.stepped import Stepped
 BASES = ("adam", "adamw", "sgd")
 CENTERS = ("example", "none", "unit")
 DEVICES = ("auto", "cpu", "cuda")
+MEMORY_FORMATS = ("channels_last", "contiguous")
 PRECISIONS = ("32-true", "64-true", "bf16-mixed", "bf16-true")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe(Stepped):
     """What to train, how, and what to measure. Equal recipes are equal runs.
+
+    Runs that differ in `precision`, `memory_format`, `compile` or `fused` alone ask for the same
+    training, and round otherwise: after some updates their weights differ as those of two seeds do.
 
     Attributes:
         data: a data set by name (`lowland.data.DATASETS`).
@@ -76,7 +80,17 @@ class Recipe(Stepped):
         transfer_data: further data sets by name on which nearest neighbours are tried, in the same
             features: normalised with the statistics of the images trained on, at their own size.
             `held_out` holds for them too.
-        precision: ``32-true``, ``64-true``, ``bf16-mixed`` or ``bf16-true``.
+        precision: ``32-true``, ``64-true``, ``bf16-mixed`` or ``bf16-true``. ``bf16-mixed`` keeps
+            the weights in float32 and runs forward and backward passes of training under autocast;
+            evaluations are in float32. (On NVIDIA GPUs torch's own convolutions in float32 round
+            their factors to TF32.)
+        memory_format: ``contiguous`` (images by channel: NCHW) or ``channels_last`` (NHWC, which
+            convolutions on GPUs are fastest in): how images and kernels lie in memory.
+        compile: run the passes of training through `torch.compile`; evaluations stay eager.
+        fused: take the base optimizer's fused form, one kernel for all parameters. A
+            sharpness-aware method then leaves it to the device to skip a gradient that is not
+            finite (``nonfinite=device``, if `method_options` do not say otherwise), so that the
+            host waits for no number within an update.
         device: ``auto`` (a GPU if there is one), ``cpu`` or ``cuda``.
         threads: CPU threads; the order of sums depends on them, so they are part of the recipe.
     """
@@ -116,6 +130,9 @@ class Recipe(Stepped):
     transfer_labels: tuple[int, ...] | None = None
     transfer_data: tuple[str, ...] = ()
     precision: str = "32-true"
+    memory_format: str = "contiguous"
+    compile: bool = False
+    fused: bool = False
     device: str = "auto"
     threads: int = 1
 
@@ -148,6 +165,7 @@ class Recipe(Stepped):
             ("base optimizer", self.base, BASES),
             ("schedule", self.schedule, SCHEDULES),
             ("precision", self.precision, PRECISIONS),
+            ("memory format", self.memory_format, MEMORY_FORMATS),
             ("device", self.device, DEVICES),
             *(("center", center, CENTERS) for center in self.centers),
             *(("instrument", name, INSTRUMENTS) for name in self.measures),
@@ -191,6 +209,10 @@ class Recipe(Stepped):
                 raise InputError(f"variances must be shares in (0, 1], not {variance}")
 
     def _check_combinations(self) -> None:
+        if self.fused and self.brings_base:
+            raise InputError(
+                f"fused is of the base optimizer, and {self.method} brings its own: set fused=false"
+            )
         for key, _ in self.measure_options:
             if key.partition(".")[0] not in self.measures:
                 raise InputError(

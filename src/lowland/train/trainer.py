@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -16,6 +17,12 @@ from lowland.train.plan import Plan
 from lowland.train.recipe import Recipe
 from lowland.train.schedule import learning_rate
 from lowland.train.state import State
+
+BACKEND = "inductor"
+"""Of `torch.compile`."""
+
+LAYOUTS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
+"""Memory formats by their names in a recipe."""
 
 METRICS = {
     "loss": "train/loss",
@@ -49,10 +56,15 @@ class Trainer:
         fabric = Fabric(accelerator=plan.device, devices=1, precision=precision)
         self._fabric = fabric
         # on its device before the optimizer sees it, which may hold on to buffers
-        self.module = build_model(recipe, plan.data.shape, plan.data.classes).to(fabric.device)
+        self._layout: Any = LAYOUTS[recipe.memory_format]
+        network: Any = build_model(recipe, plan.data.shape, plan.data.classes)
+        self.module: nn.Module = network.to(fabric.device, memory_format=self._layout)
         self._clock = Clock()
         optimizer = build_optimizer(plan, self.module, self._clock)
-        self._model, self._wrapped = fabric.setup(self.module, optimizer)
+        model: Any = self.module
+        if recipe.compile:  # an object beside the bare network, which evaluations run eagerly
+            model = torch.compile(self.module, backend=BACKEND)
+        self._model, self._wrapped = fabric.setup(model, optimizer)
         self.optimizer: Any = self._wrapped.optimizer
         self.module.train()
 
@@ -77,6 +89,8 @@ class Trainer:
         self._clock.step = step
         torch.manual_seed(derived_seed(recipe.seed, "update", step))
         inputs = self._plan.data.normalise(images)
+        if self._layout is torch.channels_last:
+            inputs = inputs.contiguous(memory_format=self._layout)
         if recipe.label_noise:
             draws = generator("cpu", recipe.seed, "label noise", step)
             classes = self._plan.data.classes
@@ -123,6 +137,19 @@ class Trainer:
         """Go on from `state`."""
         self.module.load_state_dict(state.model)
         self.optimizer.load_state_dict(state.optimizer)
+        lay_out_alike(self.optimizer.state)
+
+
+def lay_out_alike(state: Mapping[Tensor, dict[str, Any]]) -> None:
+    """Give what an optimizer keeps of a parameter, in its shape, the parameter's memory format.
+
+    What comes from a file lies as files have it, and fused kernels want both alike.
+    """
+    for parameter, slot in state.items():
+        for name, value in slot.items():
+            of_its_shape = isinstance(value, Tensor) and value.shape == parameter.shape
+            if of_its_shape and value.stride() != parameter.stride():
+                slot[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 def step_metrics(optimizer: Any, loss: Tensor | None) -> dict[str, float]:
