@@ -1,9 +1,7 @@
-"""Compressing as a whole: what is chosen, written, loaded and found again."""
+"""Compressing as a whole: what is chosen, and what is found with it."""
 
 from __future__ import annotations
 
-import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +11,15 @@ from made_vectors import brute_force, low_rank, recall, save_all
 from safetensors.numpy import load_file, save_file
 
 from lowland.core.errors import InputError
-from lowland.embeddings import METRICS, compress, fastest, folder, load
+from lowland.embeddings import (
+    METRICS,
+    compress,
+    compressed,
+    fastest,
+    load,
+    vectors,
+)
+from lowland.embeddings.compressed import Compressed
 
 faiss = pytest.importorskip("faiss")
 X = low_rank(1500, 32, 6, noise=0.02) + 0.2
@@ -104,6 +110,9 @@ def test_reranking_needs_fewer_bytes_and_gives_exact_scores(tmp_path: Path) -> N
     np.testing.assert_array_equal(again.search(X[:4], 10)[1], ids)
     with pytest.raises(InputError, match="what was compressed has"):
         load(tmp_path / "out", features=X[:10])
+    with pytest.raises(InputError, match="not the vectors that were compressed, though as many"):
+        load(tmp_path / "out", features=X[::-1])
+    load(tmp_path / "out", features=X)
 
 
 def test_given_queries_are_used(tmp_path: Path) -> None:
@@ -116,11 +125,143 @@ def test_given_queries_are_used(tmp_path: Path) -> None:
     assert some.queries["source"] == "20 of 60 of queries"
 
 
+@pytest.mark.parametrize("as_path", [True, False])
+def test_the_vectors_are_no_queries(as_path: bool, tmp_path: Path) -> None:
+    """Each would find itself, and recall@1 be 1 whatever is stored."""
+    path = save_all(tmp_path, X)["npy"]
+    source, queries = (path, tmp_path / "." / "v.npy") if as_path else (X, X)
+    with pytest.raises(InputError, match=r"are the vectors themselves, .* leave --queries out"):
+        compress(source, queries=queries, target="recall@5=0.9", **FEW)
+
+
+def test_queries_have_a_column_of_their_own(tmp_path: Path) -> None:
+    paths = save_all(tmp_path, X)
+    save_file({"asked": X[:40] + 0.01, "v": X[:30] + 0.01}, tmp_path / "q.safetensors")
+
+    def count(features: str, **options: Any) -> int:
+        queries = tmp_path / "q.safetensors"
+        options = {**FEW, **options, "target": "recall@5=0.9", "quantizers": "sq8"}
+        return int(compress(paths[features], queries=queries, **options).queries["count"])
+
+    assert count("npy", queries_column="asked") == 40
+    assert count("parquet", column="v") == 30
+    assert count("parquet", column="v", queries_column="asked") == 40
+    with pytest.raises(InputError, match=r"2 tensors \(asked, v\): name one with --queries-column"):
+        count("npy")
+
+
 def test_the_same_seed_gives_the_same() -> None:
     one, two = (compress(X, target="recall@10=0.9", **FEW) for _ in range(2))
     assert one.trials == two.trials
     assert one.recall == two.recall
     np.testing.assert_array_equal(one.result.components, two.result.components)
+
+
+def test_threads_decide_nothing() -> None:
+    """Products are summed in another order, which moves the last digits and no choice."""
+    before = faiss.omp_get_max_threads()
+    options = {"target": "recall@5=0.9", "query_count": 50, "quantizers": "sq8,pq2x4"}
+    try:
+        faiss.omp_set_num_threads(1)
+        one = compress(X[:700], **options)
+        faiss.omp_set_num_threads(2)
+        two = compress(X[:700], **options)
+    finally:
+        faiss.omp_set_num_threads(before)
+    assert (one.threads, two.threads) == (1, 2)
+    names = ("quantizer", "dimensions", "bytes", "reaches")
+    tried = [[tuple(t[name] for name in names) for t in c.trials] for c in (one, two)]
+    assert tried[0] == tried[1]
+    assert one.recall.value == pytest.approx(two.recall.value, abs=0.01)
+    np.testing.assert_allclose(one.result.components, two.result.components, atol=1e-6)
+
+
+def test_pieces_change_nothing_but_rounding(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An array, its file, and both in pieces of 100 rows."""
+    path = save_all(tmp_path, X)["npy"]
+    options = {**FEW, "metric": "l2", "target": "recall@10=0.9"}
+    array, file = (compress(source, **options) for source in (X, path))
+    monkeypatch.setattr(vectors, "PIECE", 32 * 100)
+    pieces = compress(path, **options)
+    assert array.trials == file.trials == pieces.trials
+    assert array.recall == file.recall == pieces.recall
+    np.testing.assert_array_equal(array.result.components, file.result.components)
+    np.testing.assert_allclose(array.result.components, pieces.result.components, atol=1e-6)
+    codes = [faiss.downcast_index(c.result.index.index).codes for c in (array, file, pieces)]
+    whole, same, close = (faiss.vector_to_array(of).astype(int) for of in codes)
+    np.testing.assert_array_equal(whole, same)
+    assert (whole != close).mean() < 1e-3
+
+
+def test_a_limit_of_bytes_in_place_of_a_share() -> None:
+    found = compress(X, target="recall@10", at_most=9, **FEW)
+    assert (found.target, found.k, found.wanted, found.at_most) == ("recall@10", 10, None, 9)
+    assert found.after.bytes <= 9
+    assert {t["quantizer"] for t in found.trials} == {"float32", "float16", "sq8", "sq4"}
+    assert max(t["recall"] for t in found.trials) == found.validation.value
+    more = compress(X, target="recall@10", at_most=30, **FEW)
+    assert more.validation.value > found.validation.value
+    for options in ({}, {"at_most": 9, "prefer": "speed"}):
+        with pytest.raises(InputError, match=r"recall@10 names no share: give recall@10=0\.99"):
+            compress(X, target="recall@10", **options, **FEW)
+    with pytest.raises(InputError, match=r"no quantizer stores a vector in 0\.1 bytes"):
+        compress(X, target="recall@10", at_most=0.1, **FEW)
+
+
+def test_no_more_are_put_in_order_than_a_user_asks_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 10 times 4, with the query itself 41 and not 44."""
+    asked: list[tuple[int, int]] = []
+    search = Compressed.search_among
+
+    def spied(self: Any, queries: Any, k: int, among: int) -> Any:
+        asked.append((k, among))
+        return search(self, queries, k, among)
+
+    monkeypatch.setattr(Compressed, "search_among", spied)
+    compress(X, target="recall@10=0.9", rerank=4, **FEW)
+    assert asked[0] == (11, 41)
+    asked.clear()
+    compress(X, target="recall@10=0.9", rerank=4, queries=X[:50] + 0.01, **FEW).result.search(X, 10)
+    assert asked[0] == asked[-1] == (10, 40)
+
+
+def test_reranking_holds_few_vectors_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = compress(X, target="recall@10=0.9", rerank=5, **FEW).result
+    whole = found.search(X[:60], 10)
+    monkeypatch.setattr(compressed, "PIECE", 32 * 50)  # 50 candidates are 1 query, 4 at a time
+    taken: list[int] = []
+    take = found.features.take
+    monkeypatch.setattr(found.features, "take", lambda ids: (taken.append(len(ids)), take(ids))[1])
+    scores, ids = found.search(X[:60], 10)
+    np.testing.assert_array_equal(ids, whole[1])
+    np.testing.assert_array_equal(scores, whole[0])
+    assert len(taken) == 15
+    assert max(taken) <= 200
+
+
+def test_queries_without_direction_are_refused() -> None:
+    found = compress(X, target="recall@10=0.8", **FEW).result
+    queries = X[:3].copy()
+    queries[2] = 0
+    for search in (found.search, found.transform):
+        with pytest.raises(InputError, match="row 2 is all zeros, which has no direction"):
+            search(queries)
+    np.testing.assert_array_equal(found.search(X[:3] * 1e-25, 5)[1], found.search(X[:3], 5)[1])
+    before = queries.copy()
+    found.search(queries[:2])
+    np.testing.assert_array_equal(queries, before)
+
+
+def test_a_large_mean_does_not_spoil_searches(tmp_path: Path) -> None:
+    """The index subtracts it before it multiplies."""
+    far = (low_rank(1000, 32, 32) + 20_000).astype(np.float32)
+    compress(far, metric="l2", target="recall@10=0.99", out=tmp_path / "o", **FEW)
+    index = faiss.read_index(str(tmp_path / "o" / "index.faiss"))
+    places = np.arange(0, 1000, 5)
+    _, ids = index.search(far[places], 10)
+    assert recall(ids, brute_force(far, far[places], 10, "l2")) > 0.98
 
 
 def test_speed_is_preferred(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,15 +274,6 @@ def test_speed_is_preferred(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found.recall.value > 0.85
 
 
-def test_the_record_is_plain(tmp_path: Path) -> None:
-    found = compress(X, target="recall@10=0.9", out=tmp_path / "out", **FEW)
-    record = json.loads((tmp_path / "out" / "compression.json").read_text())
-    assert {**found.to_dict(), "provenance": 0} == {**record, "provenance": 0}
-    assert record["after"]["index_bytes"] == (tmp_path / "out" / "index.faiss").stat().st_size
-    index = faiss.read_index(str(tmp_path / "out" / "index.faiss"))
-    assert (index.d, index.ntotal) == (32, 1500)
-
-
 def test_an_unmet_target_says_what_the_best_was_and_writes_nothing(tmp_path: Path) -> None:
     out = tmp_path / "out"
     with pytest.raises(InputError, match=r"is not reached at up to 8 bytes: the best is 0\.\d{4}"):
@@ -151,59 +283,6 @@ def test_an_unmet_target_says_what_the_best_was_and_writes_nothing(tmp_path: Pat
     with pytest.raises(InputError, match=r"is not reached: the best is .* lower the target"):
         compress(X, target="recall@10=1", quantizers="sq4", query_count=200, out=out)
     assert not list(tmp_path.iterdir())
-
-
-def test_a_write_that_fails_leaves_what_was_there(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    out = tmp_path / "out"
-    compress(X, target="recall@10=0.8", out=out, **FEW)
-    before = {path.name: path.read_bytes() for path in out.iterdir()}
-
-    def full(path: Path, value: Any) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(folder, "write_json", full)
-    with pytest.raises(InputError, match="cannot be written: No space left on device"):
-        compress(X, target="recall@10=0.95", out=out, **FEW)
-    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
-    assert [path.name for path in tmp_path.iterdir()] == ["out"]
-    monkeypatch.undo()
-    compress(X, target="recall@10=0.95", out=out, **FEW)
-    assert {path.name: path.read_bytes() for path in out.iterdir()} != before
-
-
-def test_folders_of_others_are_left_alone(tmp_path: Path) -> None:
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "thesis.txt").write_text("")
-    for place, message in (("mine", r"holds other things \(thesis.txt\)"), ("f", "is a file")):
-        (tmp_path / "f").touch()
-        with pytest.raises(InputError, match=message):
-            compress(X, out=tmp_path / place, **FEW)
-
-
-def test_damaged_folders_are_said(tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    compress(X, target="recall@10=0.8", out=out, **FEW)
-    with pytest.raises(InputError, match="does not exist"):
-        load(tmp_path / "none")
-    for name, change, message in (
-        ("index.faiss", lambda p: p.write_bytes(p.read_bytes()[:1000]), "no whole index of faiss"),
-        ("transform.safetensors", lambda p: p.write_bytes(b"x"), "cannot be read"),
-        ("transform.safetensors", lambda p: save_file({"mean": X[0]}, p), "no tensor 'components'"),
-        ("compression.json", lambda p: p.write_text("{}"), "no record of a compression"),
-    ):
-        broken = tmp_path / "broken"
-        shutil.copytree(out, broken)
-        change(broken / name)
-        with pytest.raises(InputError, match=message):
-            load(broken)
-        shutil.rmtree(broken)
-    other = compress(X[:500], target="recall@10=0.8", out=tmp_path / "other", **FEW)
-    assert other.features["n"] == 500
-    shutil.copy(tmp_path / "other" / "index.faiss", out / "index.faiss")
-    with pytest.raises(InputError, match="do not belong together"):
-        load(out)
 
 
 @pytest.mark.parametrize(

@@ -58,6 +58,26 @@ def test_a_large_mean_does_not_spoil_components() -> None:
     assert np.abs(found / found.sum() - true / true.sum()).max() > 0.01  # why ours is ours
 
 
+@pytest.mark.parametrize("size", [1e-37, 1e-20, 1e20, 1e36])
+def test_directions_of_any_length(size: float) -> None:
+    """Squares of these leave float32."""
+    x = low_rank(40, 6, 6)
+    y = x.astype(np.float64) / np.linalg.norm(x.astype(np.float64), axis=1, keepdims=True)
+    scaled = (x * np.float64(size)).astype(np.float32)
+    scaled[0] = x[0]
+    np.testing.assert_allclose(Metric("cosine").normalised(scaled, 0, "x"), y, atol=1e-6)
+
+
+def test_vectors_whose_squares_leave_single_precision_are_refused() -> None:
+    x = low_rank(40, 6, 6)
+    for size in (1e-20, 1e20):
+        scaled = (x * np.float64(size)).astype(np.float32)
+        for metric in ("l2", "inner-product"):
+            with pytest.raises(InputError, match="leave single precision: multiply all by"):
+                find_space(open_vectors(scaled), Metric(metric))
+        assert find_space(open_vectors(scaled), Metric("cosine")).mean_square == pytest.approx(1)
+
+
 def test_no_more_components_than_there_are() -> None:
     space = find_space(open_vectors(low_rank(50, 20, 3)), Metric("l2"))
     assert space.most >= 3

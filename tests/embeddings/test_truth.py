@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -93,6 +95,90 @@ def test_a_query_with_too_many_ties_is_left_out() -> None:
         choose_queries(opened, space, None, asked, None)
 
 
+def of_lines(x: Any, q: Any, k: int) -> Any:
+    """Recall by its definition: the best overlap with any valid set of k nearest (q, k)."""
+    far = np.abs(np.asarray(x)[None, :, 0] - np.asarray(q)[:, :1])
+    limit = np.sort(far, axis=1)[:, k - 1]
+    must = [set(np.flatnonzero(row < end)) for row, end in zip(far, limit, strict=True)]
+    may = [set(np.flatnonzero(row == end)) for row, end in zip(far, limit, strict=True)]
+
+    def recalls(found: Any) -> list[float]:
+        shares = []
+        for a, b, row in zip(must, may, found.tolist(), strict=True):
+            shares.append((len(a & set(row)) + min(len(b & set(row)), k - len(a))) / k)
+        return shares
+
+    return recalls
+
+
+def test_a_missed_nearest_is_missed_however_many_are_as_near_as_the_last() -> None:
+    x = np.array([[1.0], [2.0], [2.0], [2.0], [2.0], [9.0]], np.float32) * 10
+    found = truth(x, "l2", [], k=2, queries=np.zeros((1, 1), np.float32))
+    assert found.nearer.tolist() == [1]
+    for places, share in (([0, 3], 1.0), ([1, 2], 0.5), ([3, 0], 1.0), ([0, 5], 0.5), ([5, 5], 0)):
+        assert found.recalls(np.array([places]))[0] == share
+    # four of them among which the nearest is: exact scores bring it to the front
+    assert found.recalls(np.array([[1, 2, 3, 0]]), 4)[0] == 1.0
+    assert found.recalls(np.array([[1, 2, 3, 5]]), 4)[0] == 0.5
+
+
+def test_recall_is_its_definition_on_ties_of_all_kinds() -> None:
+    draws = np.random.default_rng(0)
+    x = draws.integers(0, 12, (60, 1)).astype(np.float32)
+    q = draws.integers(0, 12, (40, 1)).astype(np.float32)
+    for k in (1, 3, 10):
+        asked = truth(x, "l2", [], k=k, queries=q)
+        assert len(asked) == 40
+        for width in (k, k + 5):
+            places = np.array([draws.choice(60, width, replace=False) for _ in q])
+            places[:, -1] = np.where(draws.random(40) < 0.3, -1, places[:, -1])
+            np.testing.assert_allclose(asked.recalls(places, width), of_lines(x, q, k)(places))
+
+
+def test_recall_at_a_thousand_fits_in_memory() -> None:
+    """Pairs of found and right places are 5 × 10⁸ here."""
+    count, k, among = 100, 1000, 5000
+    right = np.argsort(np.random.default_rng(0).random((count, 20_000)), axis=1)[:, : k + SPARE]
+    right[:, k:] = -1
+    vectors = np.zeros((count, 1), np.float32)
+    asked = Queries(
+        raw=vectors,
+        prepared=vectors,
+        own=np.full(count, -1),
+        right=right,
+        nearer=np.full(count, k - 1),
+        k=k,
+    )
+    found = np.concatenate([right[:, 100:k], np.full((count, among - k + 100), -1)], 1)
+    tracemalloc.start()
+    shares = asked.recalls(found, among)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    np.testing.assert_allclose(shares, 0.9)
+    assert peak < 100e6
+
+
+def test_a_query_without_direction_is_named_as_its_file_has_it(tmp_path: Path) -> None:
+    q = low_rank(400, 4, 4, seed=2)
+    q[389] = 0
+    np.save(tmp_path / "q.npy", q)
+    opened = open_vectors(low_rank(100, 4, 4))
+    space = find_space(opened, Metric("cosine"))
+    asked = SimpleNamespace(target=Target(1, 0.9), query_count=390, seed=0)
+    with pytest.raises(InputError, match=r"q\.npy: row 389 is all zeros"):
+        choose_queries(opened, space, tmp_path / "q.npy", asked, None)
+
+
+def test_queries_that_are_vectors_are_counted() -> None:
+    x, q = low_rank(100, 8, 8), low_rank(30, 8, 8, seed=2)
+    q[:7] = x[50:57]
+    for metric in ("cosine", "l2"):
+        space = find_space(open_vectors(x), Metric(metric))
+        asked = SimpleNamespace(target=Target(1, 0.9), query_count=30, seed=0)
+        assert choose_queries(open_vectors(x), space, q, asked, None)[1]["copies"] == 7
+        assert choose_queries(open_vectors(x), space, None, asked, None)[1]["copies"] == 0
+
+
 def test_own_place_is_left_out() -> None:
     found = np.array([[4, 7, 2, 9], [4, 7, 2, 9]])
     kept = without_own(found, np.array([7, -1]), 3)
@@ -106,6 +192,7 @@ def test_reranking_counts_what_it_can_bring_to_the_front() -> None:
         prepared=np.zeros((1, 2), "f4"),
         own=np.array([-1]),
         right=right,
+        nearer=np.array([1]),
         k=2,
     )
     found = np.array([[8, 1, 9, 2]])
@@ -156,6 +243,9 @@ def test_the_interval_covers() -> None:
         ("recall@10=x", "such as"),
         ("recall@10=-0.1", "such as"),
         ("recall@10=101", "such as"),
+        ("recall@0", "K from 1"),
+        ("recall@", "such as"),
+        ("recall@10=", "such as"),
     ],
 )
 def test_targets_that_are_none(text: str, message: str) -> None:
@@ -166,3 +256,5 @@ def test_targets_that_are_none(text: str, message: str) -> None:
 def test_target() -> None:
     assert Target.parse(" recall@5 = 0.875 ") == Target(5, 0.875)
     assert str(Target(10, 1.0)) == "recall@10=1"
+    assert Target.parse("recall@7 ") == Target(7, None)
+    assert str(Target(7, None)) == "recall@7"

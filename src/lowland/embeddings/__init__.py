@@ -3,12 +3,12 @@
 from lowland.embeddings.codecs import CODECS, Codec
 from lowland.embeddings.compressed import Compressed
 from lowland.embeddings.compressing import PREFERENCES, QUERIES, compress
+from lowland.embeddings.files import open_vectors
 from lowland.embeddings.folder import RECORD, check_folder, load, read_record
 from lowland.embeddings.metric import METRICS
 from lowland.embeddings.record import Compression, Side
 from lowland.embeddings.target import Target
 from lowland.embeddings.truth import Recall
-from lowland.embeddings.vectors import open_vectors
 
 __all__ = [
     "CODECS",

@@ -135,13 +135,13 @@ class Search:
         return min(allowed, key=lambda t: (t.bytes, t.k), default=None)
 
     def best_within(self, codecs: Sequence[Codec], at_most: float) -> Trial | None:
-        """What finds most within that many bytes, for the case that nothing reaches the target."""
+        """What finds most within that many bytes: of each codec as many components as fit."""
         for codec in codecs:
             fits = [k for k in self._grid(codec) if self.cost(codec, k) <= at_most]
             if fits and not any((t.codec, t.k) == (codec, fits[-1]) for t in self.trials):
                 self._try(codec, fits[-1])
         allowed = [t for t in self.trials if t.bytes <= at_most]
-        return max(allowed, key=lambda t: t.recall.value, default=None)
+        return max(allowed, key=lambda t: (t.recall.value, -t.bytes), default=None)
 
     def _grid(self, codec: Codec) -> list[int]:
         return [k for k in grid_of(self._space.most) if k % codec.step == 0]

@@ -11,9 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from lowland.core.errors import InputError
+from lowland.embeddings.files import open_vectors
 from lowland.embeddings.metric import Metric
 from lowland.embeddings.package import faiss
-from lowland.embeddings.vectors import Floats, Numbers, Vectors, open_vectors
+from lowland.embeddings.vectors import PIECE, Floats, Numbers, Vectors
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +47,7 @@ class Compressed:
         `mean` and `components` in float32: ((x or x/‖x‖) - mean) · componentsᵀ.
 
         Raises:
-            InputError: vectors of another size, or that are not finite.
+            InputError: vectors of another size, not finite or (cosine) all zeros.
         """
         rows = self._checked(vectors, "vectors")
         rows = self.metric.normalised(rows, 0, "vectors")
@@ -62,15 +63,34 @@ class Compressed:
         index with lists or links found fewer than k.
 
         Raises:
-            InputError: queries of another size, or k outside 1 to n.
+            InputError: queries of another size, not finite or (cosine) all zeros, or k outside 1
+                to n.
         """
         rows = self._checked(queries, "queries")
         if not 1 <= k <= self.n:
             raise InputError(f"k: {k} neighbours of {self.n} vectors; give 1 to {self.n}")
-        among = min(k * self.rerank, self.n)
-        scores, ids = self.index.search(rows, among)
+        return self.search_among(rows, k, k * self.rerank)
+
+    def search_among(self, queries: Floats, k: int, among: int) -> tuple[Floats, Numbers]:
+        """`search` with the number that are put in order; `queries` (q, d) finite, in C order."""
+        # faiss's normalisation lets queries of zeros pass, and sums in float32
+        rows = self.metric.normalised(queries.copy(), 0, "queries")
+        scores, ids = self.index.search(rows, min(max(k, among), self.n))
         scores /= np.float32(self.scale**2)
-        return (scores, ids) if self.rerank == 1 else self._reranked(rows, ids, k)
+        if self.rerank == 1:
+            return scores[:, :k], ids[:, :k]
+        if self.features is None:
+            raise InputError(
+                "these vectors are put in order by the vectors themselves: load them with "
+                "features=FILE"
+            )
+        # as many queries at a time as have a few pieces of vectors to be put in order
+        step = max(1, 4 * PIECE // (ids.shape[1] * rows.shape[1]))
+        parts = [
+            self._reranked(self.features, rows[i : i + step], ids[i : i + step], k)
+            for i in range(0, len(rows), step)
+        ]
+        return np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts])
 
     def _checked(self, vectors: Any, what: str) -> Floats:
         opened = open_vectors(vectors, what=what)
@@ -82,17 +102,11 @@ class Compressed:
             )
         return np.concatenate([rows for _, rows in opened.pieces()])
 
-    def _reranked(self, queries: Floats, ids: Numbers, k: int) -> tuple[Floats, Numbers]:
-        if self.features is None:
-            raise InputError(
-                "these vectors are put in order by the vectors themselves: load them with "
-                "features=FILE"
-            )
+    def _reranked(
+        self, features: Vectors, queries: Floats, ids: Numbers, k: int
+    ) -> tuple[Floats, Numbers]:
         places, inverse = np.unique(np.where(ids < 0, 0, ids), return_inverse=True)
-        vectors = self.features.take(places)
-        name = self.features.name
-        vectors = self.metric.normalised(vectors, 0, name)
-        queries = self.metric.normalised(queries, 0, "queries")
+        vectors = self.metric.normalised(features.take(places), places, features.name)
         rows = inverse.reshape(ids.shape)
         exact = np.stack([self._scores(q, vectors[r]) for q, r in zip(queries, rows, strict=True)])
         far = -np.inf if self.metric.largest_first else np.inf

@@ -18,16 +18,17 @@ from lowland.embeddings.choosing import Search, Tell, Trial
 from lowland.embeddings.codecs import Codec, choose_codecs
 from lowland.embeddings.compressed import Compressed
 from lowland.embeddings.fastest import Built, Speeds, speed_of
+from lowland.embeddings.files import open_vectors
 from lowland.embeddings.folder import check_folder, write_folder
 from lowland.embeddings.indexes import with_transform
 from lowland.embeddings.metric import Metric
-from lowland.embeddings.package import faiss
+from lowland.embeddings.package import faiss, reserve_buffers
 from lowland.embeddings.queries import choose_queries
 from lowland.embeddings.record import Compression, Side, trial_row
 from lowland.embeddings.space import Space, find_space
 from lowland.embeddings.target import Target
 from lowland.embeddings.truth import Queries, Recall, exact_speed
-from lowland.embeddings.vectors import Floats, Vectors, open_vectors
+from lowland.embeddings.vectors import Floats, Vectors
 
 PREFERENCES = ("bytes", "speed")
 QUERIES = 2000
@@ -64,6 +65,7 @@ def compress(
     quantizers: str = "",
     rerank: int = 1,
     column: str | None = None,
+    queries_column: str | None = None,
     seed: int = 0,
     out: str | Path | None = None,
     tell: Tell = lambda words: None,
@@ -71,9 +73,9 @@ def compress(
     """Compress embeddings as far as a target for recall allows.
 
     Recall@k is the mean over queries of the share of a query's k nearest vectors, by the metric and
-    in float32, that are among the k found; vectors as near as the k-th are right too. One half of
-    the queries chooses (its mean, less its standard error, must reach the target), the other half
-    gives the recall that is reported.
+    in float32, that are among the k found; in the place of the k-th, one as near as it is right
+    too. One half of the queries chooses (its mean, less its standard error, must reach the target),
+    the other half gives the recall that is reported.
 
     Vectors are normalised (cosine) or centred (l2), turned to their principal components (for inner
     products those of the second moments, see `lowland.embeddings.metric`), cut to the first of
@@ -81,8 +83,10 @@ def compress(
     with the fewest bytes is found, by halving, since recall rises with the number.
 
     Args:
-        features: (n, d) array or tensor, or path of a .npy, .safetensors or Parquet file.
-        target: ``"recall@10=0.99"``.
+        features: (n, d) array or tensor; path of a .npy, .safetensors or Parquet file, or of a
+            folder of them; or a list of paths, read one after the other.
+        target: ``"recall@10=0.99"``: the fewest bytes at this recall. ``"recall@10"``: the highest
+            recall within `at_most` bytes.
         metric: ``"cosine"``, ``"inner-product"`` or ``"l2"``.
         queries: (q, d) the same way; by default vectors are drawn, each of which is not its own
             neighbour.
@@ -94,6 +98,7 @@ def compress(
         rerank: put the first k·rerank in order by the vectors themselves, which then must be at
             hand; not for Parquet, of which single rows cannot be read.
         column: tensor or column of the files, where they have several.
+        queries_column: the same of `queries`; by default the same name.
         seed: of what is drawn.
         out: folder to write to; None: nothing is written.
         tell: called with what is being done.
@@ -120,12 +125,20 @@ def compress(
     )
     vectors = open_vectors(features, column=column)
     codecs = _check(vectors, options)
+    if queries is not None and _same(features, column, queries, queries_column or column):
+        raise InputError(
+            f"queries {vectors.name}: are the vectors themselves, of which each is its own nearest "
+            "neighbour: leave --queries out, and vectors are drawn"
+        )
     if out is not None:
         check_folder(Path(out))
+    reserve_buffers()
     tell(f"components of {vectors.n:,} × {vectors.dimension}")
     space = find_space(vectors, options.metric)
     tell("true neighbours")
-    asked, about = choose_queries(vectors, space, queries, options, column)
+    if queries_column is None and not str(queries).lower().endswith(".npy"):
+        queries_column = column
+    asked, about = choose_queries(vectors, space, queries, options, queries_column)
     validation, test = _halves(asked, seed)
     trials, built = _chosen(vectors, space, validation, codecs, options, tell)
     result = _result(vectors, space, built, options)
@@ -137,6 +150,7 @@ def compress(
         k=wanted.k,
         wanted=wanted.recall,
         prefer=prefer,
+        at_most=at_most,
         quantizer=built.fitted.codec.name,
         dimensions=built.fitted.k,
         index=built.name,
@@ -178,6 +192,11 @@ def _check(vectors: Vectors, options: Options) -> list[Codec]:
             f"{vectors.name}: single rows of Parquet cannot be read fast enough to rerank by: "
             "save the vectors as .npy or .safetensors"
         )
+    if options.target.recall is None and (options.prefer == "speed" or options.at_most == np.inf):
+        raise InputError(
+            f"target {options.target} names no share: give {options.target}=0.99, or the bytes per "
+            "vector that may not be exceeded with --at-most (without --prefer speed)"
+        )
     if not options.at_most > 0:
         raise InputError(f"at most {options.at_most:g} bytes per vector: give more than 0")
     if options.query_count < 4:
@@ -187,6 +206,13 @@ def _check(vectors: Vectors, options: Options) -> list[Codec]:
 
 def _sample_size(vectors: Vectors) -> int:
     return min(vectors.n, 2**16, max(1, SAMPLE // vectors.dimension))
+
+
+def _same(features: Any, column: str | None, queries: Any, queries_column: str | None) -> bool:
+    """Whether both are one array, or one path with the same column."""
+    if isinstance(features, str | Path) and isinstance(queries, str | Path):
+        return Path(features).resolve() == Path(queries).resolve() and column == queries_column
+    return features is queries
 
 
 def _halves(queries: Queries, seed: int) -> tuple[Queries, Queries]:
@@ -207,22 +233,25 @@ def _chosen(
     places = np.sort(draws.choice(vectors.n, _sample_size(vectors), replace=False))
     sample = space.take(vectors, places) @ space.axes.T.astype(np.float32)
     fast = options.prefer == "speed"
+    # without a share to reach, everything does
+    wanted = -np.inf if options.target.recall is None else options.target.recall
     search = Search(
         vectors,
         space,
         validation,
         sample,
         # half of what may be lost is left to lists and links
-        recall=(1 + options.target.recall) / 2 if fast else options.target.recall,
+        recall=(1 + wanted) / 2 if fast else wanted,
         rerank=options.rerank,
         seed=options.seed,
         tell=tell,
     )
-    speeds = Speeds(vectors, space, validation, options.target.recall, options.rerank)
+    speeds = Speeds(vectors, space, validation, wanted, options.rerank)
     if fast:
         built = _fastest(search, speeds, codecs, sample, options, tell)
     else:
-        best = search.fewest_bytes(codecs, options.at_most)
+        find = search.best_within if options.target.recall is None else search.fewest_bytes
+        best = find(codecs, options.at_most)
         if best is None:
             raise _unmet(search, codecs, options)
         tell(f"building flat of {best.codec.name} × {best.k}")
@@ -244,11 +273,15 @@ def _fastest(
         if trial is None:
             continue
         for built in speeds.candidates(trial, sample, options.at_most, tell):
-            if built.reaches and (best is None or built.speed > best.speed):
+            if built.reaches and (best is None or _faster(built, best)):
                 best = built
     if best is None:
         raise _unmet(search, codecs, options)
     return best
+
+
+def _faster(one: Built, other: Built) -> bool:
+    return one.speed > other.speed
 
 
 def _unmet(search: Search, codecs: Sequence[Codec], options: Options) -> InputError:
@@ -283,7 +316,8 @@ def _finished(
 ) -> Compression:
     """With recall and speed on the test half; written and read back where there is a folder."""
     count = min(found.k + test.extra, found.features["n"])
-    _, ids = found.result.search(test.raw, count)
+    # of a query that finds itself, one more is asked for, and no more than one more put in order
+    _, ids = found.result.search_among(test.raw, count, found.k * found.rerank + test.extra)
     speed = speed_of(found.result, test.raw, count)
     found = dataclasses.replace(
         found,
@@ -302,8 +336,9 @@ def _finished(
 def _about(vectors: Vectors, column: str | None) -> dict[str, Any]:
     return {
         "name": vectors.name,
-        "path": str(vectors.path.resolve()) if vectors.path else None,
+        "paths": [str(path.resolve()) for path in vectors.paths],
         "column": column,
+        "fingerprint": vectors.fingerprint() if vectors.direct else None,
         "n": vectors.n,
         "dimension": vectors.dimension,
         "dtype": vectors.dtype,

@@ -100,10 +100,13 @@ class Speeds:
             yield self.flat(trial)
         if self._space.n < FEWEST or trial.codec.trained:
             return
-        # identifiers in lists; links of a graph, of 4 bytes each
+        lists = self._list_count(len(sample))
+        # a level and an offset beside a vector's links, of which upper levels have a few more
+        links = 4 * 2 * LINKS + 4 * LINKS / (LINKS - 1) + 12
         for name, more, make in (
-            ("ivf", 8, self._lists),
-            ("hnsw", 4 * (2 * LINKS + 2), self._graph),
+            # identifiers; and the lists' centres
+            ("ivf", 8 + 4 * trial.k * lists / self._space.n, self._lists),
+            ("hnsw", links, self._graph),
         ):
             if trial.bytes + more > at_most:
                 continue
@@ -112,10 +115,13 @@ class Speeds:
             fill(index, self._vectors, self._space, trial.fitted)
             yield self._set(name, index, trial, trial.bytes + more)
 
+    def _list_count(self, sample: int) -> int:
+        return max(1, min(int(4 * math.sqrt(self._space.n)), sample // PER_LIST))
+
     def _lists(self, fitted: Fitted, sample: Floats) -> Any:
         library = faiss()
         kind = self._space.metric.kind(library)
-        lists = max(1, min(int(4 * math.sqrt(self._space.n)), len(sample) // PER_LIST))
+        lists = self._list_count(len(sample))
         coarse = library.IndexFlat(fitted.k, kind)
         if fitted.codec.kind == "flat":
             index = library.IndexIVFFlat(coarse, fitted.k, lists, kind)

@@ -11,6 +11,7 @@ import contextlib
 import os
 import shutil
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,10 @@ import numpy as np
 from lowland.core.errors import InputError
 from lowland.core.files import read_json, write_atomically, write_json
 from lowland.embeddings.compressed import Compressed, from_parts, read_index
-from lowland.embeddings.package import faiss
-from lowland.embeddings.record import FORMAT
-from lowland.embeddings.vectors import Vectors, open_vectors
+from lowland.embeddings.files import open_vectors
+from lowland.embeddings.package import faiss, reserve_buffers
+from lowland.embeddings.record import FORMAT, Compression
+from lowland.embeddings.vectors import Vectors
 
 RECORD, TRANSFORM, INDEX = "compression.json", "transform.safetensors", "index.faiss"
 
@@ -38,9 +40,11 @@ def check_folder(folder: Path) -> None:
             raise InputError(
                 f"{folder} holds other things ({sorted(others)[0]}): choose another --out"
             )
-    place = folder if folder.is_dir() else folder.parent
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file: choose another --out")
+    if folder.is_dir() and (os.path.ismount(folder) or folder.resolve() == Path.cwd()):
+        raise InputError(f"--out {folder}: cannot be replaced as a whole: name a folder in it")
+    place = folder.resolve().parent  # a new folder is made there, and takes the place of this one
     while not place.exists():
         place = place.parent
     if not place.is_dir():
@@ -56,6 +60,7 @@ def write_folder(folder: Path, found: Compressed, record: dict[str, Any]) -> Non
         InputError: it cannot be written.
     """
     check_folder(folder)
+    folder = folder.resolve()  # what a link leads to is replaced, not the link
     made = folder.parent / f".{folder.name}.{os.getpid()}.tmp"
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -112,6 +117,8 @@ def read_record(folder: Path) -> dict[str, Any]:
     record = read_json(folder / RECORD, "compression")
     if not isinstance(record, dict) or record.get("format") != FORMAT:
         raise InputError(f"{folder / RECORD} is no record of a compression by this lowland")
+    if missing := {one.name for one in fields(Compression)} - {"result", *record}:
+        raise InputError(f"{folder / RECORD} lacks {sorted(missing)[0]!r}: compress again")
     return record
 
 
@@ -125,31 +132,42 @@ def load(folder: str | Path, *, features: Any = None, column: str | None = None)
         column: of that file.
 
     Raises:
-        InputError: no such folder, files that are damaged or do not belong together, or features
-            of another size.
+        InputError: no such folder, files that are damaged or do not belong together, features of
+            another size, or no memory for products of matrices.
     """
     folder = Path(folder)
     record = read_record(folder)
+    reserve_buffers()
     tensors = _read_tensors(folder / TRANSFORM)
     index = read_index(folder / INDEX)
     n, d = record["features"]["n"], record["features"]["dimension"]
-    if index.ntotal != n or index.d != d or tensors["components"].shape[1] != d:
+    k = record["dimensions"]
+    if (
+        tensors["components"].shape != (k, d)
+        or tensors["mean"].shape != (d,)
+        or tensors["scale"].shape != (1,)
+        or (index.ntotal, index.d) != (n, d)
+    ):
         raise InputError(f"{folder}: its files do not belong together: compress again")
     return from_parts(record, tensors, index, _vectors(record, features, column))
 
 
 def _vectors(record: Mapping[str, Any], features: Any, column: str | None) -> Vectors | None:
-    if features is None and record["rerank"] > 1:
-        features = record["features"]["path"]
-        column = column or record["features"]["column"]
+    known = record["features"]
+    if features is None and record["rerank"] > 1 and known["paths"]:
+        features, column = known["paths"], column or known["column"]
     if features is None:
         return None
     vectors = open_vectors(features, column=column)
-    n, d = record["features"]["n"], record["features"]["dimension"]
-    if (vectors.n, vectors.dimension) != (n, d):
+    if (vectors.n, vectors.dimension) != (known["n"], known["dimension"]):
         raise InputError(
             f"{vectors.name}: shape ({vectors.n}, {vectors.dimension}); what was compressed has "
-            f"({n}, {d}): give the same vectors"
+            f"({known['n']}, {known['dimension']}): give the same vectors"
+        )
+    if vectors.direct and known["fingerprint"] not in (None, vectors.fingerprint()):
+        raise InputError(
+            f"{vectors.name}: not the vectors that were compressed, though as many: give those, or "
+            "compress again"
         )
     return vectors
 

@@ -17,13 +17,16 @@ def with_transform(space: Space, fitted: Fitted, index: Any) -> Any:
     """`index` behind the normalisation and the linear map that lead to it."""
     library = faiss()
     axes = fitted.axes(space)
-    linear = library.LinearTransform(space.dimension, fitted.k, space.metric.centred)
+    linear = library.LinearTransform(space.dimension, fitted.k, False)
     library.copy_array_to_vector(np.ascontiguousarray(axes).ravel(), linear.A)
-    if space.metric.centred:
-        shift = -(axes.astype(np.float64) @ space.mean)
-        library.copy_array_to_vector(shift.astype(np.float32), linear.b)
     linear.is_trained = True
     whole = library.IndexPreTransform(linear, index)
+    if space.metric.centred:
+        # before it is multiplied: products with a large mean would leave nothing of the rest
+        centring = library.CenteringTransform(space.dimension)
+        library.copy_array_to_vector(space.mean.astype(np.float32), centring.mean)
+        centring.is_trained = True
+        whole.prepend_transform(centring)
     if space.metric.name == "cosine":
         whole.prepend_transform(library.NormalizationTransform(space.dimension, 2.0))
     return whole

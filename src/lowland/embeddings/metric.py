@@ -20,12 +20,15 @@ from typing import Any
 import numpy as np
 
 from lowland.core.errors import InputError, unknown
-from lowland.embeddings.vectors import Floats
+from lowland.embeddings.vectors import Floats, Numbers
 
 METRICS = ("cosine", "inner-product", "l2")
 EPS = float(np.finfo(np.float32).eps)
 ROUNDING = 8
 """Scores closer than this many units in the last place of their terms are ties."""
+
+SMALLEST, LARGEST = 1e-15, 1e15
+"""Sizes of vectors whose squares and products single precision can tell apart."""
 
 
 @dataclass(frozen=True)
@@ -52,12 +55,12 @@ class Metric:
         """faiss's name of it."""
         return faiss.METRIC_INNER_PRODUCT if self.largest_first else faiss.METRIC_L2
 
-    def normalised(self, rows: Floats, start: int, name: str) -> Floats:
+    def normalised(self, rows: Floats, places: int | Numbers, name: str) -> Floats:
         """Rows of unit length for cosine, which are overwritten; else as they are.
 
         Args:
             rows: fresh.
-            start: place of the first, for the message.
+            places: of the rows, or of the first of consecutive ones, for the message.
             name: of the vectors, for the message.
 
         Raises:
@@ -67,12 +70,16 @@ class Metric:
             return rows
         lengths = np.sqrt(np.einsum("ij,ij->i", rows, rows, dtype=np.float64))
         if not lengths.all():
-            row = start + int(np.flatnonzero(lengths == 0)[0])
+            row = int(np.flatnonzero(lengths == 0)[0])
+            row = row + places if isinstance(places, int) else int(places[row])
             raise InputError(
                 f"{name}: row {row} is all zeros, which has no direction: remove it, or choose "
                 "--metric l2"
             )
-        rows /= lengths[:, None].astype(np.float32)
+        if lengths.min() < SMALLEST or lengths.max() > LARGEST:
+            rows[:] = rows / lengths[:, None]  # float32 may not hold these lengths
+        else:
+            rows /= lengths[:, None].astype(np.float32)
         return rows
 
     def tolerance(self, queries: Floats, mean_square: float) -> Floats:

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import functools
+import mmap
 from typing import Any
 
+import numpy as np
+
 from lowland.core.errors import InputError
+
+BUFFERS = {"NumPy": 2**25, "faiss": 2**27}
+"""Bytes that the OpenBLAS of each maps at its first product of matrices, as its builds for x86-64
+do: strace shows them. Few of them are ever touched."""
 
 
 def faiss() -> Any:
@@ -22,3 +30,33 @@ def faiss() -> Any:
             'this needs faiss, which is not installed: pip install "lowland[retrieval]"'
         ) from None
     return module
+
+
+@functools.cache
+def reserve_buffers() -> None:
+    """Have the linear algebra of NumPy and faiss take their memory now, while there is some.
+
+    Where a limit of memory (``ulimit -v``) refuses it, faiss's OpenBLAS calls a null pointer, which
+    is a segmentation fault, and NumPy's ends the process. So it is asked for first, and given back,
+    and then taken by a first product of matrices.
+
+    Raises:
+        InputError: it is refused.
+    """
+    library = faiss()
+    square = np.eye(256, dtype=np.float32)
+    linear = library.LinearTransform(256, 256, False)
+    library.copy_array_to_vector(square.ravel(), linear.A)
+    linear.is_trained = True
+    for name, multiply in (
+        ("NumPy", lambda: square @ square),
+        ("faiss", lambda: linear.apply(square)),
+    ):
+        try:
+            mmap.mmap(-1, BUFFERS[name], flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS).close()
+        except OSError:
+            raise InputError(
+                f"the limit of memory leaves less than {BUFFERS[name] >> 20} MiB, which {name} "
+                "takes for products of matrices: raise it (ulimit -v)"
+            ) from None
+        multiply()

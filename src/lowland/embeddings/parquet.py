@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from lowland.core.errors import InputError
+
+SHOWN = 5
+"""Names of columns in a message."""
 
 
 class ParquetColumn:
@@ -34,7 +37,8 @@ class ParquetColumn:
         start = 0
         with _opened(self._path) as file:
             for batch in file.iter_batches(batch_size=rows, columns=[self._column]):
-                yield self._matrix(batch.column(0), start)
+                # by name: a column called v.x is read along with v
+                yield self._matrix(batch.column(self._column), start)
                 start += batch.num_rows
 
     def take(self, ids: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
@@ -48,6 +52,7 @@ class ParquetColumn:
         return np.concatenate(out)
 
     def _matrix(self, column: Any, start: int) -> npt.NDArray[Any]:
+        column = getattr(column, "storage", column)
         if column.null_count:
             row = start + int(np.flatnonzero(np.asarray(column.is_null()))[0])
             raise InputError(f"{self._path}: row {row} of {self._column!r} is empty: fill it")
@@ -77,21 +82,27 @@ def open_parquet(path: Path, column: str | None) -> ParquetColumn:
 
     with _opened(path) as file:
         schema = file.schema_arrow
+    stored = {field.name: getattr(field.type, "storage_type", field.type) for field in schema}
     lists = {
-        field.name: field.type.value_type
-        for field in schema
-        if _is_list(pa, field.type) and _is_number(pa, field.type.value_type)
+        name: kind.value_type
+        for name, kind in stored.items()
+        if _is_list(pa, kind) and _is_number(pa, kind.value_type)
     }
     if column is None and len(lists) == 1:
         column = next(iter(lists))
     if column is None or column not in lists:
-        known = ", ".join(lists) or f"none; it has {', '.join(schema.names)}"
+        known = _some(lists) or f"none; it has {_some(schema.names)}"
         wanted = "several columns of lists of numbers" if column is None and lists else "no column"
         wanted += f" {column!r} of lists of numbers" * (column is not None)
         wanted += " of lists of numbers" * (column is None and not lists)
         raise InputError(f"{path} has {wanted} (such are: {known}): name one with --column")
     kind = lists[column]
     return ParquetColumn(path, column, np.dtype(kind.to_pandas_dtype()).name)
+
+
+def _some(names: Collection[str]) -> str:
+    more = f" and {len(names) - SHOWN} more" * (len(names) > SHOWN)
+    return ", ".join(list(names)[:SHOWN]) + more
 
 
 def _is_list(pa: Any, kind: Any) -> bool:
@@ -114,7 +125,8 @@ def _opened(path: Path) -> Any:
     import pyarrow.parquet as pq
 
     try:
-        return pq.ParquetFile(path)
+        # mapped, and not read ahead: a row group may be larger than memory
+        return pq.ParquetFile(path, memory_map=True, pre_buffer=False)
     except (pa.ArrowException, OSError) as error:
         reason = str(error).partition("\n")[0]
         raise InputError(f"{path} is not a whole Parquet file ({reason})") from None

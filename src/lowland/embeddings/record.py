@@ -35,10 +35,12 @@ class Compression:
     """Embeddings, compressed as far as the target allows.
 
     Attributes:
-        features: what was compressed: name, n, dimension and type of the file.
+        features: what was compressed: name, paths, column, n, dimension, type in the file, and a
+            fingerprint where single rows can be read.
         metric: ``"cosine"``, ``"inner-product"`` or ``"l2"``.
-        target, k, wanted: ``"recall@10=0.99"``, 10, 0.99.
+        target, k, wanted: ``"recall@10=0.99"``, 10, 0.99; or ``"recall@10"``, 10, None.
         prefer: ``"bytes"`` or ``"speed"``.
+        at_most: bytes per vector that were allowed; None: any.
         quantizer: how coordinates are stored, a name of `CODECS`.
         dimensions: components that are kept.
         index: ``"flat"``, ``"ivf"`` or ``"hnsw"``, and its `setting` in words.
@@ -47,7 +49,8 @@ class Compression:
         recall: on the test half of the queries, with the index as it was written.
         validation: the same on the other half, which it was chosen on.
         before, after: bytes and speed.
-        queries: how many, where they are from, and how many had too many ties.
+        queries: how many, where they are from, how many had too many ties, and how many of given
+            ones are copies of vectors.
         trials: all that was tried: quantizer, dimensions, bytes, recall, reaches.
         threads: of faiss, in both speeds.
         seed: of the sampled queries, the training sample, rotations and k-means.
@@ -60,8 +63,9 @@ class Compression:
     metric: str
     target: str
     k: int
-    wanted: float
+    wanted: float | None
     prefer: str
+    at_most: float | None
     quantizer: str
     dimensions: int
     index: str

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from lowland.core.errors import InputError
-from lowland.embeddings.metric import Metric
+from lowland.embeddings.metric import LARGEST, SMALLEST, Metric
 from lowland.embeddings.vectors import Floats, Numbers, Vectors
 from lowland.measure.features.gram import Whole
 from lowland.measure.features.products import RowSums
@@ -57,9 +57,9 @@ class Space:
         """Share of the mean square that the first k components hold."""
         return float(self.variances[:k].sum() / self.variances.sum())
 
-    def prepare(self, rows: Floats, start: int, name: str) -> Floats:
-        """Rows as the metric compares them; overwrites `rows`."""
-        rows = self.metric.normalised(rows, start, name)
+    def prepare(self, rows: Floats, places: int | Numbers, name: str) -> Floats:
+        """Rows as the metric compares them; overwrites `rows`. `places`: see `normalised`."""
+        rows = self.metric.normalised(rows, places, name)
         if self.metric.centred:
             rows -= self.mean.astype(np.float32)
         return rows
@@ -71,7 +71,7 @@ class Space:
 
     def take(self, vectors: Vectors, ids: Numbers) -> Floats:
         """Some prepared rows."""
-        return self.prepare(vectors.take(ids), 0, vectors.name)
+        return self.prepare(vectors.take(ids), ids, vectors.name)
 
 
 def find_space(vectors: Vectors, metric: Metric) -> Space:
@@ -80,8 +80,8 @@ def find_space(vectors: Vectors, metric: Metric) -> Space:
     Cost: n·d² multiply-adds in float64 and 10·d³; memory for 2·d² float64.
 
     Raises:
-        InputError: NaN, a row of zeros under cosine, more than `WIDEST` dimensions, or vectors that
-            are all the same.
+        InputError: NaN, a row of zeros under cosine, more than `WIDEST` dimensions, vectors that
+            are all the same, or of a size whose squares leave single precision.
     """
     d = vectors.dimension
     if d > WIDEST:
@@ -102,6 +102,12 @@ def find_space(vectors: Vectors, metric: Metric) -> Space:
     axes = np.ascontiguousarray(columns[:, ::-1].T[:there])
     axes *= np.sign(np.take_along_axis(axes, np.abs(axes).argmax(1)[:, None], 1))
     unit2 = sums.unit**2
+    size = float(np.sqrt(values.sum() * unit2))
+    if not SMALLEST <= size <= LARGEST:
+        raise InputError(
+            f"{vectors.name}: vectors of size {size:.0e}, whose squares leave single precision: "
+            f"multiply all by {1 / size:.0e}"
+        )
     return Space(
         metric=metric,
         n=sums.n,

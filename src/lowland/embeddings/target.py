@@ -1,4 +1,4 @@
-"""What is asked for: a share of the true nearest neighbours that must be found."""
+"""What is asked for: a share of the true nearest neighbours, or as large a one as bytes allow."""
 
 from __future__ import annotations
 
@@ -11,22 +11,24 @@ from lowland.core.errors import InputError
 
 @dataclass(frozen=True)
 class Target:
-    """Recall@k of at least `recall`.
+    """Recall@k of at least `recall`; None: as much as possible.
 
     Recall@k is the mean over queries of the share of a query's k true nearest vectors that are
     among the k found.
     """
 
     k: int
-    recall: float
+    recall: float | None
 
     @classmethod
     def parse(cls, text: str) -> Target:
-        """From ``"recall@10=0.99"``.
+        """From ``"recall@10=0.99"`` or ``"recall@10"``.
 
         Raises:
             InputError: not of that form, no share in (0, 1], or k below 1.
         """
+        if (alone := re.fullmatch(r"\s*recall@(\d{1,9})\s*", text)) and int(alone[1]) > 0:
+            return cls(int(alone[1]), None)
         found = re.fullmatch(r"\s*recall@(\d+)\s*=\s*([^\s%]+)\s*(%?)\s*", text)
         try:
             k, share = (int(found[1]), float(found[2])) if found else (0, math.nan)
@@ -42,4 +44,4 @@ class Target:
         return cls(k, share)
 
     def __str__(self) -> str:
-        return f"recall@{self.k}={self.recall:g}"
+        return f"recall@{self.k}" + ("" if self.recall is None else f"={self.recall:g}")

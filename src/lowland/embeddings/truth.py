@@ -48,7 +48,9 @@ class Queries:
         prepared: (q, d) as the metric compares them.
         own: (q,) place of each among the vectors, -1 for one that is not among them: a vector is
             not its own neighbour.
-        right: (q, k + `SPARE`) places of the nearest, -1 past the last one that counts as right.
+        right: (q, k + `SPARE`) places of the nearest, in order, -1 past the last that is as near
+            as the k-th.
+        nearer: (q,) how many of them are nearer than the k-th by more than rounding.
         k: number of neighbours.
     """
 
@@ -56,6 +58,7 @@ class Queries:
     prepared: Floats
     own: Numbers
     right: Numbers
+    nearer: Numbers
     k: int
 
     def __len__(self) -> int:
@@ -68,6 +71,7 @@ class Queries:
             prepared=self.prepared[rows],
             own=self.own[rows],
             right=self.right[rows],
+            nearer=self.nearer[rows],
             k=self.k,
         )
 
@@ -79,14 +83,27 @@ class Queries:
     def recalls(self, found: Numbers, among: int | None = None) -> npt.NDArray[np.float64]:
         """(q,) share of the k nearest that were found.
 
-        A vector as near as the k-th nearest is right in its place. So is, with `among` above k, a
-        right one anywhere among so many: exact scores then bring it to the front.
+        Those nearer than the k-th must be found themselves; for the places that are left, any of
+        those as near as the k-th is right. With `among` above k, so is one anywhere among so many:
+        exact scores then bring it to the front.
         """
         kept = without_own(found, self.own, among or self.k)
-        valid = kept >= 0
-        hits = ((kept[:, :, None] == self.right[:, None, :]).any(2) & valid).sum(1)
-        shares: npt.NDArray[np.float64] = np.minimum(hits, self.k) / self.k
+        order = np.arange(self.right.shape[1])
+        nearer = np.where(order < self.nearer[:, None], self.right, -1)
+        as_near = np.where(order < self.nearer[:, None], -1, self.right)
+        hits = _hits(kept, nearer) + np.minimum(_hits(kept, as_near), self.k - self.nearer)
+        shares: npt.NDArray[np.float64] = hits / self.k
         return shares
+
+
+def _hits(found: Numbers, right: Numbers) -> Numbers:
+    """(q,) how many places of each row of `found` are in the same row of `right`; -1 is none."""
+    # one number for each pair of a row and a place, so that one look-up serves all rows
+    width = max(int(found.max(initial=0)), int(right.max(initial=0))) + 1
+    rows = np.arange(len(found), dtype=np.int64)[:, None] * width
+    inside = np.isin(rows + found, (rows + right)[right >= 0]) & (found >= 0)
+    hits: Numbers = inside.sum(1)
+    return hits
 
 
 def without_own(found: Numbers, own: Numbers, k: int) -> Numbers:
@@ -113,10 +130,12 @@ def find_truth(vectors: Vectors, space: Space, raw: Floats, own: Numbers, k: int
     costs = np.where((ids < 0) | (ids == own[:, None]), np.inf, sign * scores)
     order = np.argsort(costs, axis=1, kind="stable")
     costs, ids = np.take_along_axis(costs, order, 1), np.take_along_axis(ids, order, 1)
-    limit = costs[:, k - 1] + space.metric.tolerance(prepared, space.mean_square)
-    right = np.where(costs <= limit[:, None], ids, -1)
+    rounding = space.metric.tolerance(prepared, space.mean_square)
+    right = np.where(costs <= (costs[:, k - 1] + rounding)[:, None], ids, -1)
+    nearer = (costs < (costs[:, k - 1] - rounding)[:, None]).sum(1)
     settled = (right[:, min(k + SPARE, asked) - 1] < 0) | (asked == vectors.n)
-    return Queries(raw=raw, prepared=prepared, own=own, right=right, k=k).part(settled)
+    found = Queries(raw=raw, prepared=prepared, own=own, right=right, nearer=nearer, k=k)
+    return found.part(settled)
 
 
 @dataclass(frozen=True)

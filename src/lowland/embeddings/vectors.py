@@ -1,4 +1,4 @@
-"""Vectors wherever they lie, read in pieces of float32: arrays, .npy, .safetensors and Parquet.
+"""Vectors read in pieces of float32, wherever they are stored; `files` opens them.
 
 Nothing here holds more than a piece, so a file may be larger than memory.
 """
@@ -6,16 +6,14 @@ Nothing here holds more than a piece, so a file may be larger than memory.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
-from lowland.core.errors import InputError, unknown
-from lowland.embeddings.parquet import open_parquet
-from lowland.embeddings.tensors import open_tensors
+from lowland.core.errors import InputError
 
 Floats = npt.NDArray[np.float32]
 Numbers = npt.NDArray[np.int64]
@@ -25,6 +23,9 @@ PIECE = 2**22
 
 LARGEST_INTEGER = 2
 """Bytes of the widest integers that are taken for values and not for identifiers."""
+
+MARKS = 64
+"""Rows that a fingerprint is made from."""
 
 
 class Stored(Protocol):
@@ -48,18 +49,20 @@ class Vectors:
 
     Attributes:
         name: what to call them in a message.
-        path: their file, None for arrays.
+        paths: their files; none for arrays.
         n: how many.
         dimension: numbers in each.
         dtype: type that they are stored in.
         direct: single rows can be read without reading the others.
     """
 
-    def __init__(self, stored: Stored, name: str, path: Path | None, *, direct: bool) -> None:
+    def __init__(
+        self, stored: Stored, name: str, paths: tuple[Path, ...] = (), *, direct: bool
+    ) -> None:
         self._stored = stored
-        self.name, self.path, self.direct = name, path, direct
+        self.name, self.paths, self.direct = name, paths, direct
         self.n, self.dimension, self.dtype = stored.n, stored.dimension, stored.dtype
-        _check_dtype(name, self.dtype)
+        check_dtype(name, self.dtype)
         if self.n < 1 or self.dimension < 1:
             raise InputError(f"{name}: empty, shape ({self.n}, {self.dimension}): give vectors")
 
@@ -77,10 +80,22 @@ class Vectors:
     def take(self, ids: Numbers) -> Floats:
         """The rows with these places, in the order given."""
         order = np.argsort(ids, kind="stable")
-        rows = self._stored.take(ids[order])
         out = np.empty((len(ids), self.dimension), np.float32)
-        out[order] = self._float32(rows, ids[order])
+        # all at once where every look at a row is a pass over the file
+        step = max(1, PIECE // self.dimension) if self.direct else max(1, len(ids))
+        for start in range(0, len(ids), step):
+            some = order[start : start + step]
+            out[some] = self._float32(self._stored.take(ids[some]), ids[some])
         return out
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the shape and of some rows, evenly spaced, by which vectors are known again.
+
+        Cost: up to `MARKS` rows; where vectors are not `direct`, a pass over the file.
+        """
+        places = np.unique(np.linspace(0, self.n - 1, MARKS).astype(np.int64))
+        shape = f"{self.n} {self.dimension} "
+        return sha256(shape.encode() + self.take(places).astype("<f4").tobytes()).hexdigest()
 
     def _float32(self, rows: npt.NDArray[Any], places: Numbers) -> Floats:
         with np.errstate(over="ignore"):
@@ -95,87 +110,21 @@ class Vectors:
         return found
 
 
-class _Array:
-    """Rows of an array, in memory or mapped from a file."""
-
-    def __init__(self, array: npt.NDArray[Any]) -> None:
-        self._array = array
-        self.n, self.dimension = len(array), int(np.prod(array.shape[1:], dtype=np.int64))
-        self.dtype = array.dtype.name
-
-    def pieces(self, rows: int) -> Iterator[npt.NDArray[Any]]:
-        for start in range(0, self.n, rows):
-            yield self._array[start : start + rows].reshape(-1, self.dimension)
-
-    def take(self, ids: Numbers) -> npt.NDArray[Any]:
-        return np.asarray(self._array[ids]).reshape(len(ids), self.dimension)
-
-
-def open_vectors(source: Any, *, what: str = "features", column: str | None = None) -> Vectors:
-    """Vectors from an array, a tensor or the path of a file.
-
-    Args:
-        source: (n, ...) array or tensor, flattened per row, or path of a .npy, .safetensors or
-            Parquet file.
-        what: what to call an array in a message.
-        column: name of the tensor (.safetensors) or column (Parquet) where a file has several.
+def check_dtype(name: str, dtype: str) -> None:
+    """Refuse what is no number, or looks like an identifier.
 
     Raises:
-        InputError: not there, no such file type, or no real numbers in rows.
+        InputError: so.
     """
-    if isinstance(source, Vectors):
-        return source
-    if isinstance(source, str | Path):
-        return _open_file(Path(source), column)
-    if isinstance(source, torch.Tensor):
-        source = source.detach().cpu()
-        source = (source.float() if source.dtype == torch.bfloat16 else source).numpy()
-    return Vectors(_Array(_rows(np.asarray(source), what)), what, None, direct=True)
-
-
-def _open_file(path: Path, column: str | None) -> Vectors:
-    openers = {".npy": _open_npy, ".safetensors": _open_safetensors, ".parquet": _open_parquet}
-    opener = openers.get(path.suffix.lower())
-    if opener is None:
-        raise unknown("file type", path.suffix or path.name, openers)
-    if not path.is_file():
-        raise InputError(f"features {path}: {'a folder' if path.is_dir() else 'no such file'}")
     try:
-        return opener(path, column)
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror or error}") from None
-
-
-def _open_npy(path: Path, column: str | None) -> Vectors:
-    if column is not None:
-        raise InputError(f"{path} holds one array: leave --column out")
-    try:
-        array = np.load(path, mmap_mode="r")
-    except (ValueError, EOFError) as error:
+        kind = np.dtype("float32" if dtype == "bfloat16" else dtype)
+    except TypeError:  # text and raw bytes have no dtype of their printed name
+        kind = np.dtype("V")
+    if kind.kind == "V":
         raise InputError(
-            f"{path} is not a whole .npy file of numbers ({' '.join(str(error).split())})"
-        ) from None
-    return Vectors(_Array(_rows(array, str(path))), str(path), path, direct=True)
-
-
-def _open_safetensors(path: Path, column: str | None) -> Vectors:
-    return Vectors(
-        _Array(_rows(open_tensors(path, column), str(path))), str(path), path, direct=True
-    )
-
-
-def _open_parquet(path: Path, column: str | None) -> Vectors:
-    return Vectors(open_parquet(path, column), str(path), path, direct=False)
-
-
-def _rows(array: npt.NDArray[Any], name: str) -> npt.NDArray[Any]:
-    if array.ndim < 2:
-        raise InputError(f"{name}: shape {array.shape}: give one row per vector")
-    return array
-
-
-def _check_dtype(name: str, dtype: str) -> None:
-    kind = np.dtype(dtype) if dtype != "bfloat16" else np.dtype(np.float32)
+            f"{name}: holds {dtype}, of which NumPy knows no numbers (bfloat16 is saved so): save "
+            "float16 or float32, or .safetensors"
+        )
     if kind.kind in "iu" and kind.itemsize > LARGEST_INTEGER:
         raise InputError(
             f"{name}: holds {dtype}, which looks like labels or identifiers: give embeddings, or "
