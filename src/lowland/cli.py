@@ -96,9 +96,11 @@ def methods() -> Job:
 
 @app.command()
 def report(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a study or inspection.")],
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="Folder of a study, inspection or compression.")
+    ],
 ) -> Job:
-    """Show a study that has run, or an inspection, and write its report.html."""
+    """Show a study that has run or an inspection, with its report.html, or a compression."""
     return lambda: _report(folder)
 
 
@@ -122,8 +124,8 @@ def _methods() -> int:
 
 
 def _report(folder: Path) -> int:
-    from lowland import inspection
-    from lowland.report import inspection_page, inspection_terminal, terminal
+    from lowland import embeddings, inspection
+    from lowland.report import compression, inspection_page, inspection_terminal, terminal
     from lowland.report.page import write_page
     from lowland.report.results import read_results
 
@@ -131,6 +133,9 @@ def _report(folder: Path) -> int:
         record = inspection.read_record(folder)
         page = inspection_page.write_page(folder, record)
         inspection_terminal.show(record, Console(), page=page)
+        return 0
+    if (folder / embeddings.RECORD).exists():
+        compression.show(embeddings.read_record(folder), folder, Console())
         return 0
     results = read_results(folder)
     terminal.show(results, write_page(folder, results), Console())

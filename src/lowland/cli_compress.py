@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
+from lowland.core.errors import InputError
+
 INTERRUPTED = 130
 
 
 def compress(
     features: Annotated[
-        Path,
+        list[Path],
         typer.Argument(
-            metavar="FEATURES",
-            help="Embeddings, one row each: .npy, .safetensors, or Parquet with a column of lists.",
+            metavar="FEATURES...",
+            help="Embeddings, one row each: .npy, .safetensors, or Parquet with a column of lists; "
+            "several files, or a folder of them, are read one after the other.",
         ),
     ],
     target: Annotated[
-        str, typer.Option(metavar="recall@K=SHARE", help="What must still be found.")
+        str,
+        typer.Option(
+            metavar="recall@K=SHARE",
+            help="What must still be found; recall@K: as much as --at-most allows.",
+        ),
     ] = "recall@10=0.99",
     metric: Annotated[str, typer.Option(help="cosine, inner-product or l2.")] = "cosine",
     queries: Annotated[
@@ -50,6 +58,9 @@ def compress(
     column: Annotated[
         str | None, typer.Option(help="Tensor or column of a file that has several.")
     ] = None,
+    queries_column: Annotated[
+        str | None, typer.Option(help="The same of the file of queries.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of all that is drawn.")] = 0,
     out: Annotated[
         Path | None, typer.Option(help="Folder to write. [default: runs/compress-NAME]")
@@ -59,18 +70,18 @@ def compress(
     ] = False,
 ) -> Callable[[], int]:
     """Fewer dimensions and bits for embeddings, at a recall that you name."""
-    if quantizers == "list" or str(features) == "list":
+    if quantizers == "list" or features == [Path("list")]:
         return _quantizers
-    folder = out or Path("runs") / f"compress-{features.stem}"
+    folder = out or Path("runs") / f"compress-{features[0].resolve().stem}"
     options = {
         **{"target": target, "metric": metric, "queries": queries, "query_count": query_count},
         **{"prefer": prefer, "at_most": at_most, "quantizers": quantizers, "rerank": rerank},
-        **{"column": column, "seed": seed, "out": folder},
+        **{"column": column, "queries_column": queries_column, "seed": seed, "out": folder},
     }
     return lambda: _compress(features, options, as_json)
 
 
-def _compress(features: Path, options: Mapping[str, Any], as_json: bool) -> int:
+def _compress(features: list[Path], options: Mapping[str, Any], as_json: bool) -> int:
     console = Console(stderr=True)
     try:
         return _compressed(features, options, as_json, console)
@@ -79,17 +90,42 @@ def _compress(features: Path, options: Mapping[str, Any], as_json: bool) -> int:
         return INTERRUPTED
 
 
-def _compressed(features: Path, options: Mapping[str, Any], as_json: bool, console: Console) -> int:
+def _compressed(
+    features: list[Path], options: Mapping[str, Any], as_json: bool, console: Console
+) -> int:
     from lowland import embeddings
     from lowland.report import compression, progress
 
-    with progress.doing(console) as tell:
-        found = embeddings.compress(features, tell=tell, **options)
+    source = features[0] if len(features) == 1 else features
+    with progress.doing(console) as tell, _memory_watched(tell) as told:
+        found = embeddings.compress(source, tell=told, **options)
     if as_json:
         typer.echo(json.dumps(found.to_dict(), indent=1, ensure_ascii=False))
     else:
         compression.show(found.to_dict(), options["out"], Console())
     return 0
+
+
+@contextlib.contextmanager
+def _memory_watched(tell: Callable[[str], object]) -> Iterator[Callable[[str], object]]:
+    """`tell`, and one line with what was last told where memory runs out."""
+    doing = "reading"
+
+    def told(words: str) -> None:
+        nonlocal doing
+        doing = words
+        tell(words)
+
+    try:
+        yield told
+    except (MemoryError, RuntimeError) as error:
+        # libraries have words of their own for it
+        if not isinstance(error, MemoryError) and "alloc" not in str(error):
+            raise
+        raise InputError(
+            f"memory ran out ({doing}): free some, or take a smaller --query-count, or fewer "
+            "--quantizers without pq"
+        ) from None
 
 
 def _quantizers() -> int:

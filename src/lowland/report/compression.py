@@ -56,12 +56,17 @@ def notes(record: Record) -> list[str]:
             f"{queries['left_out']} queries are left out: too many vectors are as near as their "
             f"neighbour {k}."
         )
+    if queries["copies"]:
+        found.append(
+            f"{queries['copies']} of the queries that were given are copies of vectors, and each "
+            "finds itself."
+        )
     if record["rerank"] > 1:
         found.append(
             f"The first {k * record['rerank']} are put in order by the vectors themselves, which "
             "stay where they are and are not counted in bytes."
         )
-    if record["recall"]["high"] < record["wanted"]:
+    if record["wanted"] is not None and record["recall"]["high"] < record["wanted"]:
         found.append(
             "On the queries that chose nothing the target is missed by more than chance: give more "
             "with --query-count, or a higher target."
@@ -75,7 +80,10 @@ def _sentence(record: Record) -> Text:
     ratio = before["bytes"] / after["bytes"]
     text = Text(f"{record['quantizer']} × {record['dimensions']} dimensions{index}", style="bold")
     text.append(f": {ratio:.1f} times fewer bytes" if ratio >= 1 else ": more bytes", style="bold")
-    text.append(f", for {record['target']}")
+    asked = record["target"]
+    if record["wanted"] is None:
+        asked = f"the highest {asked} within {record['at_most']:g} bytes"
+    text.append(f", for {asked}")
     return text
 
 
