@@ -22,7 +22,8 @@ def decorrelated(data: ImageData, *, seed: int = 0) -> Split:
 
     - Dominoes are made anew of the halves of the train images: each of m hard pictures of either
       label below an easy 0 and below an easy 1, 4m images of parts that were all trained on.
-    - Of images that were found, not made, whatever the validation split has: of each of the
+    - Where images are kept for this (``data.probing``), those.
+    - Of other images that were found, not made, whatever the validation split has: of each of the
       joint values as many as the rarest one has, drawn without replacement, in the order of the
       split. This is what last-layer retraining is fitted on (Deep Feature Reweighting, arXiv
       2204.02937). They were not trained on; but whoever chooses by validation error uses them
@@ -48,8 +49,10 @@ def decorrelated(data: ImageData, *, seed: int = 0) -> Split:
     counts = {
         name: data.annotations[name] for name in (data.source["core"], data.source["spurious"])
     }
-    split = data.validation
-    rows = equal_groups(f"{data.name}: validation", split, counts, draws)
+    word, split = ("validation", data.validation)
+    if data.probing is not None:
+        word, split = ("what is kept for probes", data.probing)
+    rows = equal_groups(f"{data.name}: {word}", split, counts, draws)
     return split.select(rows.to(split.labels.device))
 
 

@@ -73,10 +73,10 @@ def read_domains(name: str, seed: int) -> ImageData:
     ``test=DOMAIN`` leaves that domain out (`leave_one_out`).
 
     ``spurious=A+B,classes=C+D`` makes the domain a spurious attribute: of class C (label 0) a share
-    ``correlation`` is from domain A, of class D (label 1) as large a one from B; test has all four
-    combinations equally often (`spurious_rows`). Several classes can be one label:
-    ``classes=dog/horse+guitar/house``. Annotations are then ``domain`` (0 for A) and ``class``, the
-    label.
+    ``correlation`` is from domain A, of class D (label 1) as large a one from B; test, and others
+    that are kept for fitting probes, have all four combinations equally often (`spurious_rows`).
+    Several classes can be one label: ``classes=dog/horse+guitar/house``. Annotations are then
+    ``domain`` (0 for A) and ``class``, the label.
 
     Joint values of class and domain take turns (the first image of each, the second of each, ...),
     and every split keeps that order: the first images are not all of one class in one domain.
@@ -162,7 +162,8 @@ def _spurious(name: str, named: Named, found: Found, seed: int) -> ImageData:
             "core": "class",
             "spurious": "domain",
             "correlation": named["correlation"],
-            "rule": "train and validation correlated, test with joint values equally often",
+            "rule": "train and validation correlated, test (and what probes are fitted to) with "
+            "joint values equally often",
             "split_seed": seed,
         },
     )

@@ -59,6 +59,8 @@ class ImageData:
     Attributes:
         name: the name it was loaded by.
         train, validation, test: disjoint splits.
+        probing: images of none of these, kept for fitting probes: every joint value of the core and
+            the spurious annotation equally often. None for most data sets.
         shape: channels, height and width of an image.
         classes: number of classes; labels are 0 .. classes - 1.
         annotations: names of what the splits are annotated with, and how many values each has:
@@ -85,6 +87,7 @@ class ImageData:
     augmentation: str
     fingerprint: str
     source: dict[str, Any]
+    probing: Split | None = None
 
     @property
     def splits(self) -> dict[str, Split]:
@@ -103,6 +106,7 @@ class ImageData:
             train=self.train.to(device),
             validation=self.validation.to(device),
             test=self.test.to(device),
+            probing=None if self.probing is None else self.probing.to(device),
         )
 
     def keep_labels(self, labels: Sequence[int]) -> ImageData:
@@ -118,10 +122,10 @@ class ImageData:
             raise InputError(f"{self.name} has no label {strange[0]}: use 0 to {self.classes - 1}")
         number = torch.full((self.classes,), -1)
         number[chosen] = torch.arange(len(chosen))
-        return self._derive(
-            {name: _renumbered(split, number) for name, split in self.splits.items()},
-            {"labels": chosen},
-        )
+        splits = {name: _renumbered(split, number) for name, split in self.splits.items()}
+        if self.probing is not None:
+            splits["probing"] = _renumbered(self.probing, number)
+        return self._derive(splits, {"labels": chosen})
 
     def first(self, n_train: int) -> ImageData:
         """At most `n_train` training images: the first of each class, shares kept.
@@ -156,8 +160,12 @@ class ImageData:
         return self._derive(splits, {"held_out": share})
 
     def _derive(self, splits: dict[str, Split], how: dict[str, Any]) -> ImageData:
+        kept = {"probing": self.probing} if self.probing is not None else {}
         return assemble(
-            self.name, **splits, augmentation=self.augmentation, source={**self.source, **how}
+            self.name,
+            **{**kept, **splits},
+            augmentation=self.augmentation,
+            source={**self.source, **how},
         )
 
 
@@ -189,8 +197,11 @@ def assemble(
     test: Split,
     augmentation: str,
     source: dict[str, Any],
+    probing: Split | None = None,
 ) -> ImageData:
     """Check the splits, take mean and std from train, and record sizes and fingerprint.
+
+    What is kept for fitting probes is checked as a split is.
 
     Raises:
         InputError: a split is empty, a class has no training image, there is only one class,
@@ -198,7 +209,8 @@ def assemble(
             not of whole numbers from 0 on, or the same for all images.
         ValueError: two splits share a row of the source.
     """
-    splits = {"train": train, "validation": validation, "test": test}
+    named = {"train": train, "validation": validation, "test": test}
+    splits = named if probing is None else {**named, "probing": probing}
     for split_name, split in splits.items():
         if not split.images.numel():
             raise InputError(f"{name}: the {split_name} split is empty: add images to it")
@@ -213,7 +225,8 @@ def assemble(
     channels, height, width = train.images.shape[1:]
     return ImageData(
         name=name,
-        **splits,
+        **named,
+        probing=probing,
         shape=(channels, height, width),
         classes=classes,
         annotations=annotations,

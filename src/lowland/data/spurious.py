@@ -8,8 +8,8 @@ from torch import Tensor
 from lowland.core.errors import InputError
 from lowland.core.seeds import generator
 
-TESTED = 0.2
-"""Share of the rarest joint value that is test."""
+TESTED = PROBED = 0.2
+"""Share of the rarest joint value that is test, and that is for fitting probes."""
 
 HELD_OUT = 0.2
 
@@ -17,11 +17,13 @@ HELD_OUT = 0.2
 def spurious_rows(
     where: str, labels: Tensor, places: Tensor, correlation: float, *, seed: int
 ) -> dict[str, Tensor]:
-    """Rows of train, validation and test, each ascending.
+    """Rows of train, validation and test, and of ``probing``, each ascending.
 
-    Test has every joint value (label, place) equally often: 20% of the rarest. Of what is left,
-    train and validation (20% of the two) have as many images of either label as can be had such
-    that round(correlation · n) of n have the place of the same number. The rest is left out.
+    Test has every joint value (label, place) equally often: 20% of the rarest. So does probing,
+    with others: validation, where some joint values are as rare as in train, is too small to fit
+    probes to. Of what is left, train and validation (20% of the two) have as many images of either
+    label as can be had such that round(correlation · n) of n have the place of the same number. The
+    rest is left out.
 
     Args:
         where: the source, for messages.
@@ -37,17 +39,19 @@ def spurious_rows(
     for label in (0, 1):
         for place in (0, 1):
             rows = ((labels == label) & (places == place)).nonzero().flatten()
-            if len(rows) < 2:
+            if len(rows) < 3:
                 raise InputError(
-                    f"{where} has {len(rows)} images with label {label} and domain {place}: two or "
-                    "more are needed; add some"
+                    f"{where} has {len(rows)} images with label {label} and domain {place}: three "
+                    "or more are needed; add some"
                 )
             groups[label, place] = rows[torch.randperm(len(rows), generator=draws)]
-    tested = max(1, round(TESTED * min(map(len, groups.values()))))
-    chosen: dict[str, list[Tensor]] = {"train": [], "validation": [], "test": []}
-    for key, rows in groups.items():
-        chosen["test"].append(rows[:tested])
-        groups[key] = rows[tested:]
+    rarest = min(map(len, groups.values()))
+    chosen: dict[str, list[Tensor]] = {"train": [], "validation": [], "test": [], "probing": []}
+    for split, share in (("test", TESTED), ("probing", PROBED)):
+        taken = max(1, round(share * rarest))
+        for key, rows in groups.items():
+            chosen[split].append(rows[:taken])
+            groups[key] = rows[taken:]
     counts = _counts(where, groups, correlation)
     for label in (0, 1):
         for place in (0, 1):

@@ -9,10 +9,11 @@ import torch
 from made_runs import make_runs
 from torch import Tensor
 
+from lowland import InputError
 from lowland.data import ImageData, Split, decorrelated, load
 from lowland.data.images import assemble
 from lowland.measure import linear_probe
-from lowland.studies.balance import columns, readings
+from lowland.studies.balance import STUDY, columns, readings
 from lowland.studies.balance.columns import GIVEN, Setting, Setup, group_of
 from lowland.studies.balance.findings import worst_group
 from lowland.studies.balance.networks import Network, initialised, mlp
@@ -109,6 +110,30 @@ def test_the_oracle_has_dominoes_of_validation_in_equal_groups(
     ]
     assert halves[1] <= halves[0]
     assert not halves[1] & halves[2]
+
+
+def test_too_few_images_to_fit_probes_to_are_refused_before_training(
+    found: ImageData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would be said after all the training otherwise."""
+    few = found.validation.select(torch.tensor([*range(20), *range(20, 24), *range(28, 56)]))
+    small = assemble(
+        "found",
+        **{**found.splits, "validation": few},
+        augmentation="none",
+        source=found.source,
+    )
+    given = {False: small, True: found}
+    for enough, data in given.items():
+        monkeypatch.setattr("lowland.data.load", lambda name, data=data, **_: data)
+        choice = STUDY.choose(size="smoke", data="waterbirds:nowhere")
+        if enough:
+            assert STUDY.plan(choice).runs
+            continue
+        with pytest.raises(
+            InputError, match="found has 4 images of the rarest combination of bird"
+        ):
+            STUDY.plan(choice)
 
 
 @pytest.mark.parametrize(

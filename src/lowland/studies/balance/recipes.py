@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from lowland.core.errors import InputError
 from lowland.studies.balance.claims import claims
 from lowland.studies.balance.columns import ALONE, GIVEN, REDUNDANT, Setting, Setup, group_of
 from lowland.studies.balance.drawings import figures, panels, tables
@@ -22,6 +23,8 @@ MADE = {"cifar-mnist-dominoes": {REDUNDANT: 1.0, "spurious 0.99": 0.99, "spuriou
 """Kinds that are made at any correlation, and with the hard half alone."""
 
 NETWORK = "resnet"
+FITTED = 5
+"""The fewest images of a joint value that probes are fitted to: one is held out to choose C."""
 _SIZES: Mapping[str, Mapping[str, Any]] = {
     "smoke": {"width": 8, "lr": 0.05, "epochs": 1, "limit": 200, "evaluations": 2},
     "default": {"width": 16, "lr": 0.05, "epochs": 10, "evaluations": 10},
@@ -56,6 +59,7 @@ def recipe_plan(choice: Choice) -> Plan:
     data = load(first_of(choice.data), limit=base.limit, held_out=base.held_out)
     setup = data_setup(choice.data, len(data.test))
     feature_names(data)  # refused here, before anything is trained
+    _check_probes(data)
     base = base.changed(rank_examples=max(min(64, len(data.train)), 10))
     rhos = all_rhos(choice, _RHOS[choice.size])
     runs = []
@@ -78,6 +82,20 @@ def recipe_plan(choice: Choice) -> Plan:
         figures=partial(figures, setup=setup),
         tables=partial(tables, setup=setup),
     )
+
+
+def _check_probes(data: ImageData) -> None:
+    """Refuse what no probe can be fitted to, before anything is trained."""
+    from lowland.data import decorrelated
+
+    fitted = decorrelated(data)
+    core, spurious = (data.source[key] for key in ("core", "spurious"))
+    each = len(fitted) // (data.annotations[core] * data.annotations[spurious])
+    if each < FITTED:
+        raise InputError(
+            f"{data.name} has {each} images of the rarest combination of {core} and {spurious} to "
+            f"fit probes to: {FITTED} or more are needed; add some, or raise held_out"
+        )
 
 
 def first_of(data: str) -> str:
