@@ -218,30 +218,49 @@ def test_encoders_that_cannot_be_had_are_one_line(tmp_path: Path) -> None:
         build_texts(small(text=f"hf:{tmp_path / 'wordless'}"), data)
 
 
-@pytest.fixture
-def causal(tmp_path: Path, bert: Path) -> Path:
-    """A GPT-2 with random weights, whose first token sees no other, and no token for padding."""
+def save_causal(folder: Path, bert: Path, *, start: bool, side: str = "right") -> Path:
+    """A GPT-2 with random weights, whose first token sees no other, and no token for padding.
+
+    Args:
+        folder: where.
+        bert: what has the words.
+        start: whether every text begins with the same token, as CLIP's do, and not GPT-2's.
+        side: on which its tokenizer would pad.
+    """
     fast = transformers.AutoTokenizer.from_pretrained(bert)
+    words = fast.backend_tokenizer
+    if not start:
+        from tokenizers import Tokenizer, pre_tokenizers
+
+        words = Tokenizer(words.model)
+        words.pre_tokenizer = pre_tokenizers.Whitespace()
     again = transformers.PreTrainedTokenizerFast(
-        tokenizer_object=fast.backend_tokenizer, unk_token="[UNK]", eos_token="[PAD]"
+        tokenizer_object=words, unk_token="[UNK]", eos_token="[PAD]", padding_side=side
     )
-    again.save_pretrained(tmp_path / "gpt")
+    again.save_pretrained(folder)
     torch.manual_seed(0)
     config = transformers.GPT2Config(
         vocab_size=len(fast), n_embd=8, n_layer=2, n_head=2, n_positions=16,
         bos_token_id=2, eos_token_id=0,
     )  # fmt: skip
-    transformers.GPT2Model(config).save_pretrained(tmp_path / "gpt")
-    return tmp_path / "gpt"
+    transformers.GPT2Model(config).save_pretrained(folder)
+    return folder
 
 
+@pytest.fixture
+def causal(tmp_path: Path, bert: Path) -> Path:
+    return save_causal(tmp_path / "gpt", bert, start=True)
+
+
+@pytest.mark.parametrize("start", [True, False])
 @pytest.mark.parametrize("frozen", [True, False])
-def test_an_encoder_that_tells_no_texts_apart_is_refused(causal: Path, frozen: bool) -> None:
-    """Loss and errors would be those of guessing, whatever is trained."""
-    recipe = small(text=f"hf:{causal}", freeze_text=frozen, max_tokens=16)
-    with pytest.raises(
-        InputError, match=r"one vector for all texts with pool=first.*set pool=mean"
-    ):
+def test_an_encoder_that_does_not_see_the_text_is_refused(
+    start: bool, frozen: bool, bert: Path, tmp_path: Path
+) -> None:
+    """Loss and errors would be those of guessing, or of the first word, whatever is trained."""
+    folder = save_causal(tmp_path / "gpt", bert, start=start)
+    recipe = small(text=f"hf:{folder}", freeze_text=frozen, max_tokens=16)
+    with pytest.raises(InputError, match=r"with pool=first gives texts the same.*set pool=mean"):
         recipe.check()
     recipe.changed(pool="mean").check()
 
@@ -252,12 +271,14 @@ def test_texts_that_are_too_long_for_an_encoder_are_one_line(causal: Path) -> No
         recipe.check()
 
 
-def test_a_padded_text_is_read_as_without_padding(causal: Path) -> None:
-    recipe = small(text=f"hf:{causal}", freeze_text=True, pool="mean", max_tokens=16)
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_a_padded_text_is_read_as_without_padding(side: str, bert: Path, tmp_path: Path) -> None:
+    folder = save_causal(tmp_path / "gpt", bert, start=True, side=side)
+    recipe = small(text=f"hf:{folder}", freeze_text=True, pool="mean", max_tokens=16)
     data = make_plan(recipe).data
     (features,) = build_texts(recipe, data).texts["test"].tensors
-    model = transformers.GPT2Model.from_pretrained(causal).eval()
-    tokenizer = transformers.AutoTokenizer.from_pretrained(causal)
+    model = transformers.GPT2Model.from_pretrained(folder).eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     for place in (0, 7, 100):
         made = tokenizer(data.test.captions[place][0], return_tensors="pt")
         with torch.no_grad():

@@ -104,9 +104,10 @@ def transformers_network(
 
 
 def transformers_tokenizer(name: str, where: str, *, lacks: str = "has no tokenizer") -> Any:
-    """The tokenizer that is stored with a network of transformers, made so that it can pad.
+    """The tokenizer stored with a network of transformers, made so that it pads on the right.
 
-    One without a token for padding (GPT-2) pads with its end of text: the attention mask hides it.
+    There the first token is the first of the text, and positions count from it. One without a token
+    for padding (GPT-2) pads with its end of text: the attention mask hides it.
 
     Args:
         name: what the user wrote, for messages.
@@ -135,6 +136,7 @@ def transformers_tokenizer(name: str, where: str, *, lacks: str = "has no tokeni
             f"{name}: its tokenizer has neither a token for padding nor an end of text: set its "
             "pad_token and save it again"
         )
+    tokenizer.padding_side = "right"
     return tokenizer
 
 

@@ -26,7 +26,8 @@ class ContrastiveRecipe(Stepped):
 
     A run as `lowland.train.run` makes it: it resumes, bit for bit on a CPU, and is named by a hash
     of what determines it. Every update is on `batch_size` pairs, each with one caption drawn at
-    random among the image's own; evaluations take the first one. Nothing is augmented.
+    random among the image's own; evaluations take the first one. Nothing is augmented, and encoders
+    are trained without dropout (and without stochastic depth, unless `image_options` ask for it).
 
     Attributes:
         data: pairs by name (`lowland.data.PAIRS`).

@@ -185,24 +185,30 @@ def _transformers(recipe: ContrastiveRecipe, captions: Captions) -> tuple[FromTo
 def _check_tells_texts_apart(
     recipe: ContrastiveRecipe, module: nn.Module, tokenize: Tokenize, captions: Captions
 ) -> None:
-    """Read a few texts.
+    """Read a few texts, and the same with the first token of each before the rest of another.
 
     Raises:
-        InputError: they cannot be read, or have one vector in common.
+        InputError: they cannot be read, or what is behind the first token makes no difference.
     """
     texts = list(dict.fromkeys(itertools.islice(listed(captions, recipe.captions), 4 * TRIED)))
     if len(texts) < 2:
         return
     try:
+        tokens, present = tokenize(texts[:TRIED])
+        others = tokens.roll(1, 0), present.roll(1, 0)
+        others[0][:, 0], others[1][:, 0] = tokens[:, 0], present[:, 0]
         with torch.no_grad():
-            found = module.eval()(*tokenize(texts[:TRIED]))
+            found, changed = module.eval()(tokens, present), module(*others)
     except Exception as error:  # whatever a network says to tokens alone, or to too many
         raise InputError(
             f"{recipe.text} cannot read texts of up to {recipe.max_tokens} tokens "
             f"({one_line(error)}): lower max_tokens, or choose an encoder of texts"
         ) from None
-    if bool((found - found[0]).abs().amax() <= SAME * found.abs().amax()):
+    if min(float((found - other).abs().amax()) for other in (found[0], changed)) <= SAME * float(
+        found.abs().amax()
+    ):
         raise InputError(
-            f"{recipe.text} gives one vector for all texts with pool={recipe.pool}: its first "
-            "token does not see the others, or its tokenizer knows none of the words: set pool=mean"
+            f"{recipe.text} with pool={recipe.pool} gives texts the same vector whatever their "
+            "words: its first token does not see the others, or its tokenizer knows none of them: "
+            "set pool=mean"
         )
