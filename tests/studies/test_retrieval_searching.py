@@ -79,6 +79,34 @@ def test_crossings_lie_between_what_was_tried() -> None:
     assert between(1, 0.0, 4, 1.0, 0.5) == 2
 
 
+@pytest.mark.parametrize("metric", ["cosine", "l2"])
+def test_components_at_a_recall_against_all_pairs_in_float64(metric: str) -> None:
+    x, q = (features(n, 30, 20, seed=s).double().numpy() for n, s in ((100, 0), (20, 1)))
+    if metric == "cosine":
+        x, q = (rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (x, q))
+    else:
+        x, q = x - x.mean(0), q - x.mean(0)
+    axes = np.linalg.svd(x, full_matrices=False)[2]
+
+    def nearest(k: int) -> list[set[int]]:
+        a, b = x @ axes[:k].T, q @ axes[:k].T
+        far = [[-u @ v if metric == "cosine" else ((u - v) ** 2).sum() for v in a] for u in b]
+        return [set(np.argsort(row)[:10].tolist()) for row in far]
+
+    true = nearest(30)  # of rows of 30 numbers: all of them
+    raw = (torch.tensor(features(n, 30, 20, seed=s).numpy()) for n, s in ((100, 0), (20, 1)))
+    search = Searches(coordinates(*raw, metric))
+    recalls = [
+        np.mean([len(a & b) / 10 for a, b in zip(nearest(k), true, strict=True)])
+        for k in search.grid
+    ]
+    for target in (0.5, 0.8, 0.95):
+        above = next(i for i, r in enumerate(recalls) if r >= target)
+        sizes, shares = search.grid[above - 1 : above + 1], recalls[above - 1 : above + 1]
+        between_them = float(np.exp(np.interp(target, shares, np.log(sizes))))
+        assert search.crossing(search.exact, target) == pytest.approx(between_them, rel=1e-6)
+
+
 def test_only_so_many_components_are_tried() -> None:
     where = coordinates(features(200, 40, 40), features(20, 40, 40, seed=1), "l2")
     whole, some = Searches(where), Searches(where, most=10)
@@ -149,6 +177,26 @@ def test_the_best_product_of_components_and_bits() -> None:
         if relative_errors(where, lost_by_bits(where, bits))[k - 1] <= 0.07
     ]
     assert best[0] * best[1] == min(k * bits for k, bits in tried)
+
+
+@pytest.mark.parametrize(("n", "d"), [(120, 20), (30, 50)])
+def test_errors_are_those_of_features_put_together_again(n: int, d: int) -> None:
+    """From levels to components to features, compared with the features themselves."""
+    x, q = (features(m, d, 60, seed=s).double() for m, s in ((n, 0), (40, 1)))
+    where = coordinates(x, q, "l2")
+    mean = x.mean(0)
+    axes = torch.linalg.svd(x - mean, full_matrices=False)[2][: where.rank]
+    total = ((q - mean) ** 2).sum()
+    for bits in (2, 5):
+        lost = relative_errors(where, lost_by_bits(where, bits))
+        for k in (1, 7, where.rank):
+            known = (x - mean) @ axes[:k].T
+            low, high = known.min(0).values, known.max(0).values
+            cell = (high - low) / 2**bits
+            z = (q - mean) @ axes[:k].T
+            levels = ((z - low) / cell).floor().clamp(0, 2**bits - 1)
+            again = mean + (low + (levels + 0.5) * cell) @ axes[:k]
+            assert lost[k - 1] == pytest.approx(float(((q - again) ** 2).sum() / total), rel=1e-8)
 
 
 def test_scale_does_not_matter() -> None:
