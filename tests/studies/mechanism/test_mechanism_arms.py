@@ -97,6 +97,44 @@ def test_the_mixed_arms_are_the_formula_with_two_classes(arm: str) -> None:
     torch.testing.assert_close(found["head.weight"], residual.T @ features / len(y))
 
 
+@pytest.mark.parametrize("arm", list(ARMS))
+def test_every_arm_is_the_formula_with_many_classes(arm: str) -> None:
+    """mean_i J_iᵀ·V'ᵀ·(p'_i - onehot(y_i)), whole Jacobians, one example at a time, by hand."""
+    classes, n = 4, 9
+    module, (x, y) = network(classes), batch(classes, n)
+    features = module.features(x).detach()
+    weight, bias = module.head.weight.detach(), module.head.bias.detach()
+
+    def residual(i: int, w: Tensor, b: Tensor) -> Tensor:
+        z = (w @ features[i] + b).exp()
+        r = z / z.sum()
+        r[y[i]] -= 1
+        return r
+
+    grad_w, grad_b = torch.zeros_like(weight), torch.zeros_like(bias)
+    for i in range(n):
+        r = residual(i, weight, bias)
+        grad_w += torch.outer(r, features[i]) / n
+        grad_b += r / n
+    norm = math.sqrt(float((grad_w**2).sum() + (grad_b**2).sum()))
+    there = (weight + RHO * grad_w / norm, bias + RHO * grad_b / norm)
+    places = {False: (weight, bias), True: there}
+    rows = [residual(i, *places[ARMS[arm].weights]) for i in range(n)]
+    carried = places[ARMS[arm].head][0]
+    found = of_arm(module, x, y, arm)
+    for name, p in module.body.named_parameters():
+        expected = torch.zeros_like(p)
+        for i in range(n):
+            h = module.features(x[i : i + 1])[0]
+            jacobian = [torch.autograd.grad(unit, p, retain_graph=True)[0] for unit in h]
+            for j, slope in zip(carried.T @ rows[i], jacobian, strict=True):
+                expected += j * slope / n
+        torch.testing.assert_close(found[f"body.{name}"], expected, rtol=1e-10, atol=1e-14)
+    own = sum(torch.outer(r, features[i]) for i, r in enumerate(rows)) / n
+    torch.testing.assert_close(found["head.weight"], own, rtol=1e-10, atol=1e-14)
+    torch.testing.assert_close(found["head.bias"], sum(rows) / n, rtol=1e-10, atol=1e-14)
+
+
 def test_arms_differ_and_coincide_without_radius() -> None:
     module, (x, y) = network(), batch()
     found = {arm: of_arm(module, x, y, arm)["body.0.weight"] for arm in ARMS}
