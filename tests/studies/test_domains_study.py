@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from lowland.studies.domains.claims import claims
 from lowland.studies.domains.drawings import figures, tables
 from lowland.studies.domains.experiment import contents_of, leave_out
 from lowland.studies.domains.plan import data_names
-from lowland.studies.runs import NotMeasuredError, Runs
+from lowland.studies.runs import NotMeasuredError, Run, Runs
 from lowland.studies.study import assess
 from lowland.train import Experiment, Reading
 
@@ -88,12 +89,20 @@ def test_claims_without_their_data_say_so() -> None:
         findings.more_outside(made(), [])
 
 
+def runs_of(runs: Runs) -> list[Run]:
+    group = GROUPS[0]
+    return [runs.run(group, rho, s) for rho in runs.rhos(group) for s in runs.seeds(group)]
+
+
 def test_figures_and_tables_have_every_domain() -> None:
     runs, kinds = made(), {"rotated": [*GROUPS, "rotated 30"]}
     outside, retrained = figures(runs, kinds)
     assert outside.x.ticks == [(0.0, "0"), (1.0, "15")]
     assert [line.y[0] for line in outside.lines] == pytest.approx([0.30, 0.26, 0.20])
     assert retrained.lines[0].y == pytest.approx([0.25, 0.25])
+    spaced = Runs([dataclasses.replace(run, group="rotated Real World") for run in runs_of(runs)])
+    (first, _) = figures(spaced, {"rotated": ["rotated Real World"]})
+    assert first.x.ticks == [(0.0, "Real World")], "as OfficeHome has one"
     (sheet,) = tables(runs, kinds)
     assert [row[:2] for row in sheet.rows[:2]] == [["rotated 0", "plain"], ["rotated 0", "SAM"]]
     assert sheet.rows[1][2:] == pytest.approx([9.1, 26, 21, 13])

@@ -45,7 +45,7 @@ def figures(runs: Runs, kinds: Mapping[str, Sequence[str]]) -> list[Drawing]:
 def _by_domain(runs: Runs, kind: str, groups: Sequence[str], column: str) -> Drawing:
     there = [group for group in groups if runs.radii(group)]
     rhos = sorted({rho for group in there for rho in runs.radii(group)})
-    ticks = [(float(i), group.rpartition(" ")[2]) for i, group in enumerate(there)]
+    ticks = [(float(i), group.removeprefix(f"{kind} ")) for i, group in enumerate(there)]
     return Drawing(
         title=f"Error on the {KINDS[column]}, {kind}",
         note="Means over seeds with 95% t intervals, for each ρ.",
