@@ -58,6 +58,8 @@ def _where(setup: Setup, network: str, setting: Setting) -> str:
         data = "both features tell the label"
     elif setting.name.startswith("spurious"):
         data = f"the simple feature agrees with {setting.name.partition(' ')[2]} of the labels"
+    elif setting.data.startswith("domains:"):
+        data = "the simple feature is the domain"
     else:
         data = f"the data are {setting.data.partition(':')[0]}"
     return f"{setup.networks[network]}, {data}"

@@ -92,7 +92,8 @@ def feature_names(data: ImageData) -> dict[str, str]:
     except KeyError:
         raise InputError(
             f"{data.name} is not annotated with a hard and a simple feature: use digit-dominoes, "
-            "cifar-mnist-dominoes:..., waterbirds:FOLDER or celeba:FOLDER,..."
+            "cifar-mnist-dominoes:..., domains:PATH,spurious=A+B,classes=C+D, waterbirds:FOLDER or "
+            "celeba:FOLDER,..."
         ) from None
 
 
