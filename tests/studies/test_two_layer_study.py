@@ -14,7 +14,7 @@ from lowland import studies
 from lowland.core.errors import InputError
 from lowland.measure import distinct_units
 from lowland.studies.runs import Runs
-from lowland.studies.two_layer import ACTIVATIONS, STUDY, draw, findings, run
+from lowland.studies.two_layer import ACTIVATIONS, STUDY, draw, figures, findings, run
 from lowland.studies.two_layer.columns import DECAYS, SAM, TEACHERS, decay_group, teacher_group
 from lowland.studies.two_layer.experiment import runs as rows
 from lowland.studies.two_layer.readings import distinct
@@ -103,6 +103,20 @@ def test_effects_of_known_runs():
     # SAM ends with the point at 100 of 1000; a tenth of that is the point at 10, all is gone
     assert findings.stronger_at_first(runs).effects[0] == 1.0
     assert findings.shifted(findings.follows_the_loss, -1.0)(runs).effects[0] == pytest.approx(0)
+
+
+def test_the_median_of_an_even_number_of_seeds_is_between_the_two_in_the_middle():
+    """Seeds 0 to 3 have norms 1, 10, 100 and 1000 at every ρ, one of them infinite at ρ = 0.6."""
+
+    def spread(rho, seed, step):
+        lost = rho == 0.6 and seed == 0
+        return {**constant(rho, seed, step), "weight_norm": math.nan if lost else 10.0**seed}
+
+    runs = Runs(made(spread, seeds=(0, 1, 2, 3)))
+    detail = findings.rise(runs, RELU, "weight_norm").detail
+    assert "0: 55, 0.2: 55, 0.6: 550." in detail
+    assert figures._median(runs, RELU, 0.0, "weight_norm") == 55
+    assert figures._median(runs, RELU, 0.6, "weight_norm") == 550
 
 
 def test_a_run_that_diverged_counts_against_the_claim():

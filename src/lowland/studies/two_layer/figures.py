@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from statistics import median
 
 from lowland.report.intervals import t_interval
 from lowland.studies.drawing import Cell
@@ -114,11 +115,10 @@ def _remainder(runs: Runs) -> Drawing:
         raise NotMeasuredError("no step was looked at")
     lines = []
     for steps in CHECKED_AFTER:
-        values = [
-            sorted(runs.final(STEP, 0.0, seed, f"remainder/{rho:g}/{steps}") for seed in seeds)
+        middle = [
+            median(runs.final(STEP, 0.0, seed, f"remainder/{rho:g}/{steps}") for seed in seeds)
             for rho in RADII
         ]
-        middle = [held[len(held) // 2] for held in values]
         lines.append(Line(name=f"after {steps} steps", x=RADII, y=middle))
     first = max(lines[0].y[0] or 0.0, 1e-12)
     square = [first * (rho / RADII[0]) ** 2 for rho in RADII]
@@ -202,8 +202,8 @@ def _cell(runs: Runs, group: str, rho: float, column: str) -> str:
 
 def _median(runs: Runs, group: str, rho: float, column: str) -> float:
     values = [runs.final(group, rho, seed, column) for seed in runs.whole_seeds(group, [rho])]
-    ordered = sorted(value if math.isfinite(value) else math.inf for value in values)
-    return ordered[len(ordered) // 2] if ordered else math.nan
+    counted = [value if math.isfinite(value) else math.inf for value in values]
+    return median(counted) if counted else math.nan
 
 
 def _finite(runs: Runs, group: str, rho: float, column: str) -> Sequence[float]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from statistics import median
 
 from lowland.studies.effects import kendall, mean, relative_fall
 from lowland.studies.matched import at_equal_loss
@@ -341,8 +342,8 @@ def _means(runs: Runs, group: str, column: str) -> str:
 def _medians(runs: Runs, group: str, column: str) -> str:
     parts = []
     for rho in runs.rhos(group):
-        values = sorted(_infinite(runs.final(group, rho, s, column)) for s in runs.seeds(group))
-        parts.append(f"{rho:g}: {values[len(values) // 2]:.3g}" if values else f"{rho:g}: none")
+        values = [_infinite(runs.final(group, rho, s, column)) for s in runs.seeds(group)]
+        parts.append(f"{rho:g}: {median(values):.3g}" if values else f"{rho:g}: none")
     return f"By ρ, median over seeds: {', '.join(parts)}."
 
 
