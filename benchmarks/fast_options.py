@@ -144,12 +144,14 @@ def main() -> None:
     parser.add_argument("--data", default="digits")
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--rhos", default="0,0.2")
-    parser.add_argument("--variants", default="*[!d]", help="glob; by default all but compiled")
+    parser.add_argument("--variants", help="glob; by default all but the compiled ones")
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="of the recipe")
     parser.add_argument("--runs", type=Path, help="folder of the runs; by default none is kept")
     parser.add_argument("--out", type=Path, help="JSON file for the rows; a .txt goes beside it")
     options = parser.parse_args()
-    variants = [n for n in VARIANTS if n != BASE and fnmatch.fnmatchcase(n, options.variants)]
+    usual = [name for name in VARIANTS if "compile" not in VARIANTS[name]]
+    wanted = usual if options.variants is None else fnmatch.filter(VARIANTS, options.variants)
+    variants = [name for name in wanted if name != BASE]
     rhos = [float(rho) for rho in options.rhos.split(",")]
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.runs or Path(temporary)

@@ -15,10 +15,11 @@ Prediction for an H100 (989 TFLOP/s in bfloat16 and half of that in TF32, 67 in 
 a pass has 3.33 GFLOP an image, 0.86 ms a batch at peak and 1.7 at half of it; its other calls move
 3.7 GB in bfloat16, 1.1 ms if none are fused, and 7.4 GB in float32; a step of SAM moves 0.85 GB,
 0.25 ms. So an update is 6 ms by channels in bfloat16 (4 minutes a run), bounded by convolutions,
-and some 450 launches of 5 µs, 2.3 ms, are hidden behind it; 16 ms (10 minutes) in float32 by
-images, where convolutions wait for their layout. Fusing saves at most 0.8 ms of a pass. A rank of
-10,240 x 16,384 takes 0.05 s for its product, and at least 0.9 s for its eigenvalues, which read
-2.9 TB; with that of `final` 1.4 s, 56 s a run: more than 5% of it, unless the run takes 19 minutes.
+and some 450 launches of 5 µs, 2.3 ms, are hidden behind it, unless Python takes longer than 6 ms
+for them: then the device stands idle, and compiled passes gain more than the 0.8 ms a pass that
+fusing can save. In float32 by images it is 16 ms (10 minutes): convolutions wait for their layout.
+A rank of 10,240 x 16,384 takes 0.05 s for its product, and at least 0.9 s for its eigenvalues,
+which read 2.9 TB; with that of `final` 1.4 s, 56 s a run: more than 5% of any run of 15 minutes.
 
     python benchmarks/paper_size.py [--quick] [--width W] [--batch B] [--rounds N] [--updates K]
         [--variants GLOB] [--methods none,sam] [--out FILE.json]

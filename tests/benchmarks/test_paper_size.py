@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+import fast_options
 import paper_size
 from counted_work import of_passes, of_rank, of_step
 from device_times import OTHER, by_kind, kind_of
@@ -112,3 +113,29 @@ def test_all_variants_run(tmp_path: Path) -> None:
     variants = [name for name in paper_size.VARIANTS if "compiled" not in name]
     found = small(variants, ["none", "sam"], tmp_path)
     assert len(found["updates"]) == 2 * len(variants)  # type: ignore[arg-type]
+
+
+def test_a_setting_is_within_noise_only_where_that_is_shown() -> None:
+    plain = [0.10, 0.12, 0.11, 0.09, 0.13]
+    spread = [0.001, -0.001, 0.0005, -0.0005, 0.0]
+    near = fast_options.compared(plain, [p + s for p, s in zip(plain, spread, strict=True)])
+    assert near["within"]
+    assert near["difference"] == pytest.approx(0.0, abs=1e-12)
+    shifted = fast_options.compared(plain, [p + 0.05 for p in plain])
+    assert not shifted["within"]  # a difference that is certain
+    assert shifted["low"] == pytest.approx(0.05)
+    wide = fast_options.compared(plain, [0.13, 0.09, 0.11, 0.12, 0.08])
+    assert not wide["within"]  # one that nobody knows
+    assert wide["low"] < 0 < wide["high"]
+    assert not fast_options.compared(plain, [*plain[:4], float("nan")])["within"]
+
+
+@pytest.mark.slow
+def test_pairs_of_runs_are_compared(tmp_path: Path) -> None:
+    settings = ["epochs=1", "width=2", "limit=64", "rank_examples=20", "device=cpu"]
+    rows = fast_options.compare("digits", 2, [0.2], ["float32, by channels"], settings, tmp_path)
+    assert {row["quantity"] for row in rows} >= {"test/error", "rank/train/block2/unit/0.99"}
+    assert len(list(tmp_path.iterdir())) == 4
+    again = fast_options.compare("digits", 2, [0.2], ["float32, by channels"], settings, tmp_path)
+    assert again == rows
+    assert "float32, by channels, ρ = 0.2" in fast_options.table(rows, "digits")
