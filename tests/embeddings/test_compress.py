@@ -15,11 +15,14 @@ from lowland.embeddings import (
     METRICS,
     compress,
     compressed,
+    compressing,
     fastest,
     load,
     vectors,
 )
+from lowland.embeddings.choosing import Search
 from lowland.embeddings.compressed import Compressed
+from lowland.embeddings.truth import Queries
 
 faiss = pytest.importorskip("faiss")
 X = low_rank(1500, 32, 6, noise=0.02) + 0.2
@@ -123,6 +126,25 @@ def test_given_queries_are_used(tmp_path: Path) -> None:
     assert found.queries["count"] == 60
     some = compress(X, queries=other, target="recall@5=0.9", query_count=20, quantizers="float32")
     assert some.queries["source"] == "20 of 60 of queries"
+
+
+def test_recall_is_of_queries_that_chose_nothing() -> None:
+    found = compress(X, target="recall@10=0.9", query_count=101, quantizers="sq8,sq4")
+    assert (found.validation.queries, found.recall.queries) == (50, 51)
+    places = np.arange(0, 44, 2)
+    asked = Queries(
+        raw=X[places],
+        prepared=X[places],
+        own=places,
+        right=places[:, None],
+        nearer=np.zeros(22, int),
+        k=1,
+    )
+    one, other = compressing._halves(asked, seed=0)
+    assert sorted([*one.own, *other.own]) == places.tolist()
+    assert len(one) == len(other) == 11
+    np.testing.assert_array_equal(other.raw, X[other.own])
+    assert list(one.own) != list(compressing._halves(asked, seed=1)[0].own)
 
 
 @pytest.mark.parametrize("as_path", [True, False])
@@ -276,7 +298,9 @@ def test_speed_is_preferred(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_an_unmet_target_says_what_the_best_was_and_writes_nothing(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    with pytest.raises(InputError, match=r"is not reached at up to 8 bytes: the best is 0\.\d{4}"):
+    with pytest.raises(
+        InputError, match=r"is not reached at up to 8 bytes: the best is 0\.\d{4} ± 0"
+    ):
         compress(X, target="recall@10=0.99", at_most=8, out=out, **FEW)
     with pytest.raises(InputError, match=r"no quantizer stores a vector in 0\.1 bytes"):
         compress(X, target="recall@10=0.99", at_most=0.1, out=out, **FEW)
@@ -306,6 +330,25 @@ def test_bad_input_is_one_line(features: Any, options: Any, message: str) -> Non
     with pytest.raises(InputError, match=message) as caught:
         compress(features, **{**FEW, **options})
     assert "\n" not in str(caught.value)
+
+
+def test_what_reaches_the_target_is_taken_though_finer_codes_failed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With few queries chance decides, and what was not tried for that reason may reach it."""
+    monkeypatch.setattr(Search, "fewest_bytes", lambda self, codecs, at_most: None)
+    found = compress(X, target="recall@10=0.9", at_most=30, **FEW)
+    assert found.validation.reaches(0.9)
+    with pytest.raises(InputError, match=r"not reached at up to 3 bytes: the best is 0\.\d{4} ± 0"):
+        compress(X, target="recall@10=0.99", at_most=3, **FEW)
+
+
+def test_where_lists_do_not_fit_codes_alone_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fastest, "FEWEST", 1000)
+    found = compress(X, target="recall@10=0.9", prefer="speed", at_most=14, **FEW)
+    assert found.index == "flat"
+    assert found.after.bytes <= 14
+    assert found.recall.value > 0.85
 
 
 def test_parquet_is_not_reranked_by(tmp_path: Path) -> None:

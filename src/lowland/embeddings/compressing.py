@@ -247,13 +247,9 @@ def _chosen(
         tell=tell,
     )
     speeds = Speeds(vectors, space, validation, wanted, options.rerank)
-    if fast:
-        built = _fastest(search, speeds, codecs, sample, options, tell)
-    else:
-        find = search.best_within if options.target.recall is None else search.fewest_bytes
-        best = find(codecs, options.at_most)
-        if best is None:
-            raise _unmet(search, codecs, options)
+    built = _fastest(search, speeds, codecs, sample, options, tell) if fast else None
+    if built is None:
+        best = _best(search, codecs, options, wanted)
         tell(f"building flat of {best.codec.name} × {best.k}")
         built = speeds.flat(best)
     return search.trials, built
@@ -266,7 +262,8 @@ def _fastest(
     sample: Floats,
     options: Options,
     tell: Tell,
-) -> Built:
+) -> Built | None:
+    """The fastest index that reaches the target within the bytes; None if none does."""
     best: Built | None = None
     for codec in [c for c in codecs if c.name in FAST] or codecs:
         trial = search.fewest_bytes([codec], options.at_most)
@@ -275,8 +272,6 @@ def _fastest(
         for built in speeds.candidates(trial, sample, options.at_most, tell):
             if built.reaches and (best is None or _faster(built, best)):
                 best = built
-    if best is None:
-        raise _unmet(search, codecs, options)
     return best
 
 
@@ -284,18 +279,29 @@ def _faster(one: Built, other: Built) -> bool:
     return one.speed > other.speed
 
 
-def _unmet(search: Search, codecs: Sequence[Codec], options: Options) -> InputError:
-    best = search.best_within(codecs, options.at_most)
+def _best(search: Search, codecs: Sequence[Codec], options: Options, wanted: float) -> Trial:
+    """The trial with the fewest bytes that reaches the target, or finds most without a share.
+
+    Raises:
+        InputError: none does, with what could be.
+    """
+    best = None
+    if options.target.recall is not None:
+        best = search.fewest_bytes(codecs, options.at_most)
+    # also where what was not tried, because others failed, reaches the target after all
+    best = best or search.best_within(codecs, options.at_most)
     if best is None:
-        return InputError(
+        raise InputError(
             f"no quantizer stores a vector in {options.at_most:g} bytes: allow more with --at-most"
         )
-    limit = f" at up to {options.at_most:g} bytes" if np.isfinite(options.at_most) else ""
-    return InputError(
-        f"{options.target} is not reached{limit}: the best is {best.recall.value:.4f}, "
-        f"{best.codec.name} × {best.k} at {best.bytes:.1f} bytes: allow more bytes or quantizers, "
-        "rerank, or lower the target"
-    )
+    if not best.recall.reaches(wanted):
+        limit = f" at up to {options.at_most:g} bytes" if np.isfinite(options.at_most) else ""
+        raise InputError(
+            f"{options.target} is not reached{limit}: the best is {best.recall.value:.4f} ± "
+            f"{best.recall.error:.4f}, {best.codec.name} × {best.k} at {best.bytes:.1f} bytes: "
+            "allow more bytes or quantizers, rerank, or lower the target"
+        )
+    return best
 
 
 def _result(vectors: Vectors, space: Space, built: Built, options: Options) -> Compressed:
