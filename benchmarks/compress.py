@@ -13,9 +13,10 @@ queries that no index holds and no choice has seen, and recall is measured on th
 folder that was written and loaded again. Beside it stands what the record foretold: recall with
 its 95% interval on other queries, and bytes per vector, against those of the file. Queries a second
 are of all queries at once and of one at a time, by the same threads, each the best of a few times.
-Last, a file of 1,000,000 x 256 that is read in pieces.
+Last, a file of 256 columns that is read in pieces.
 
-    python benchmarks/compress.py [FILE ...] [--quick] [--target recall@10=0.95] [--out FILE]
+    python benchmarks/compress.py [FILE ...] [--rows 100000] [--file-rows 1000000] [--quick]
+        [--target recall@10=0.95] [--out FILE]
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ from rounds import save
 Floats = npt.NDArray[np.float32]
 Row = dict[str, Any]
 
-SIZE, QUICK = (100_000, 384), (5_000, 64)
+ROWS, FILE_ROWS, QUICK = 100_000, 1_000_000, (5_000, 20_000)
+WIDTH, FILE_WIDTH, QUICK_WIDTH = 384, 256, 64
 QUERIES = 1000
 REPEATS = 3
 CAP = 48
@@ -175,17 +177,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("files", nargs="*", help=".npy, .safetensors or Parquet")
     parser.add_argument("--target", default="recall@10=0.95")
+    parser.add_argument("--rows", type=int, default=ROWS, help="vectors that are generated")
+    parser.add_argument("--file-rows", type=int, default=FILE_ROWS, help="vectors of the file")
     parser.add_argument("--quick", action="store_true", help="small sizes, seconds")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    n, d = QUICK if options.quick else SIZE
+    n, file_rows = QUICK if options.quick else (options.rows, options.file_rows)
+    d, file_width = (QUICK_WIDTH, QUICK_WIDTH) if options.quick else (WIDTH, FILE_WIDTH)
     rows = list(rows_of("generated", generated(n, d), options.target))
     for file in options.files:
         x = np.concatenate([part for _, part in open_vectors(file).pieces()])
         rows += rows_of(Path(file).stem, x, options.target)
     threads = faiss.omp_get_max_threads()
     text = f"{options.target}, capped at {CAP} bytes, {threads} thread(s)\n{table(rows)}"
-    large = streamed(*((20_000, 64) if options.quick else (1_000_000, 256)), options.target)
+    large = streamed(file_rows, file_width, options.target)
     text += (
         f"\na file of {large['n']:,} × {large['d']}: {large['found']}, recall "
         f"{large['recall']:.4f}, {large['bytes']:.1f} bytes, {large['trials']} trials in "
