@@ -207,6 +207,16 @@ def test_coco_as_it_is_distributed(tmp_path: Path) -> None:
     assert (data.test.images[1].permute(1, 2, 0).numpy() == pixels(3)[1]).all()
 
 
+def test_a_folder_that_changes_is_read_again(tmp_path: Path) -> None:
+    name = coco(tmp_path)
+    before = load_pairs(name)
+    assert load_pairs(name).train.images is before.train.images, "not decoded again"
+    (tmp_path / "val2014" / "val_1.jpg").write_bytes(png(255 - pixels(3)[1]))
+    after = load_pairs(name)
+    assert after.fingerprint != before.fingerprint
+    assert (after.test.images[1].permute(1, 2, 0).numpy() == 255 - pixels(3)[1]).all()
+
+
 def test_coco_faults_name_what_is_wrong(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such folder"):
         load_pairs(f"coco:{tmp_path / 'none'}")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from pathlib import Path
 
 from lowland.core.errors import InputError, unknown
 from lowland.data.coco import read_coco
 from lowland.data.digit_captions import read_digit_captions
 from lowland.data.pairs import Pairs
 from lowland.data.pairs_parquet import PairRequest, read_hub_pairs, read_parquet_pairs
+from lowland.data.stamp import stamp
 
 PAIRS = {
     "digits-captions": "1,797 grey 8x8 digits with captions made from their pixels; no download",
@@ -72,7 +72,7 @@ def load_pairs(
         seed=seed,
     )
     try:
-        data = _read(request, _stamp(location) if kind == "parquet" else None)
+        data = _read(request, stamp((location.partition("@")[0],)))
     except ModuleNotFoundError as error:
         raise InputError(
             f"data set {name!r} needs {error.name}: pip install 'lowland[study]'"
@@ -85,12 +85,3 @@ def _read(request: PairRequest, stamp: object) -> Pairs:
     """The pairs of a request, kept for the next call: a study asks for the same many times."""
     kind, separator, _ = request.name.partition(":")
     return _READERS[kind + separator](request)
-
-
-def _stamp(location: str) -> object:
-    """What changes when the file does."""
-    path = Path(location).expanduser()
-    if not path.is_file():
-        return None
-    seen = path.stat()
-    return str(path.resolve()), seen.st_size, seen.st_mtime_ns, seen.st_ino
