@@ -257,6 +257,22 @@ def test_a_compiled_run_trains_the_bare_network(monkeypatch: pytest.MonkeyPatch)
     assert type(compiled.module) is type(eager.module)  # what evaluations run
 
 
+def test_evaluations_do_not_make_it_compile_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They switch modes and hang hooks into the same modules."""
+    monkeypatch.setattr(trainer, "BACKEND", "eager")
+    work = start(make_plan(Recipe(**SMALL, **FAST, method="sam", rho=0.1, compile=True)))
+    stats = torch._dynamo.utils.counters["stats"]
+    graphs = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        for step, batch in enumerate(work.batches(0, 0)):
+            work.trainer.update(step, *batch)
+            graphs.append(stats["unique_graphs"])
+            work.evaluator(start=step == 0)
+    assert len(graphs) == 3
+    assert len(set(graphs)) == 1
+
+
 @pytest.mark.slow
 def test_a_run_by_the_real_compiler(tiny: Make, tmp_path: Path) -> None:
     if not shutil.which("g++"):
