@@ -289,11 +289,20 @@ def test_a_large_mean_does_not_spoil_searches(tmp_path: Path) -> None:
 def test_speed_is_preferred(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fastest, "FEWEST", 1000)
     tried: list[str] = []
+    asked: list[float] = []
+
+    class Spied(Search):
+        def __init__(self, *parts: Any, recall: float, **options: Any) -> None:
+            asked.append(recall)
+            super().__init__(*parts, recall=recall, **options)
+
+    monkeypatch.setattr(compressing, "Search", Spied)
     found = compress(X, target="recall@10=0.9", prefer="speed", query_count=200, tell=tried.append)
     built = [words for words in tried if words.startswith("building")]
     assert [words.split()[1] for words in built] == ["flat", "ivf", "hnsw", "ivf", "hnsw"]
     assert found.validation.reaches(0.9)
     assert found.recall.value > 0.85
+    assert asked == [0.95]  # half of what may be lost is left to lists and links
 
 
 def test_an_unmet_target_says_what_the_best_was_and_writes_nothing(tmp_path: Path) -> None:
