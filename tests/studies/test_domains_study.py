@@ -264,12 +264,22 @@ class TestPlan:
         [
             ({"method": "asam"}, "trains stacks with sam, not with asam"),
             ({"overrides": ("epoch=3",)}, "epochs"),
+            (
+                {"overrides": ("limit=60",)},
+                "60 examples make no whole batch of 64: use batch_size=60",
+            ),
             ({"size": "paper", "overrides": ("data=digits",)}, "--data"),
         ],
     )
     def test_what_is_refused(self, change: dict[str, object], said: str) -> None:
         with pytest.raises(InputError, match=said):
             STUDY.plan(STUDY.choose(**change))
+
+    def test_what_the_message_says_can_be_done(self) -> None:
+        plan = STUDY.plan(STUDY.choose(overrides=("limit=60", "batch_size=60")))
+        recipe = plan.runs[0].recipe
+        assert isinstance(recipe, Experiment)
+        assert dict(recipe.arguments)["batch_size"] == 60
 
     def test_large_images_are_for_recipes(self, tmp_path: Path) -> None:
         with pytest.raises(InputError, match="images of 40 pixels are for --size paper"):

@@ -46,7 +46,7 @@ def _claims(kind: str, groups: Sequence[str]) -> tuple[Claim, ...]:
             name=f"{kind}-more-outside",
             sentence=f"It gains more outside the training domains than inside ({kind}).",
             source=ABSTRACT,
-            published=f"an effect orthogonal to generalization in distribution; {NOT_HERE}",
+            published=f"an orthogonal effect that is beneficial out of distribution; {NOT_HERE}",
             effect=(
                 "gain on the domain left out minus gain on held-out images of the others, mean "
                 f"over domains; {_CHOSEN}"

@@ -44,7 +44,9 @@ _RHOS = {"smoke": (0.1,), "default": (0.05, 0.1, 0.2), "paper": (0.02, 0.05, 0.1
 _KINDS: Mapping[str, Any] = {
     "width": int,
     "epochs": int,
+    "batch_size": int,
     "lr": float,
+    "momentum": float,
     "weight_decay": float,
     "evaluations": int,
     "limit": int | None,
@@ -179,8 +181,11 @@ def _stacks(
     settings: Mapping[str, Any],
     loaded: Mapping[str, ImageData],
 ) -> Iterator[Planned]:
-    from lowland.data import places
+    from lowland.data import batch_count, places
 
+    for data in loaded.values():  # refused here, before processes are started
+        n = min(len(data.train), settings["limit"] or len(data.train))
+        batch_count(n, batch_size=settings["batch_size"], drop_last=True)
     seeds = choice.seed_range(_SEEDS[choice.size])
     radii = all_rhos(choice, _RHOS[choice.size])
     contents = {kind: contents_of(data) for kind, data in loaded.items()}
