@@ -102,6 +102,20 @@ def test_logarithmic_bands_stay_above_zero(results: dict[str, Any]) -> None:
     assert math.isfinite(loss.spec["layout"]["yaxis"]["range"][0])
 
 
+def test_errors_near_chance_can_be_told_apart(results: dict[str, Any]) -> None:
+    """On an axis from 0 they would be one line at its upper edge."""
+    low = next(figure for figure in curves(results) if figure.title == "Test error")
+    assert low.spec["layout"]["yaxis"]["range"][0] == 0
+    for run in results["runs"]:
+        run["history"]["test/error"] = [0.99, 0.97, 0.95 - run["rho"] / 10, 0.95 - run["rho"] / 10]
+    high = next(figure for figure in curves(results) if figure.title == "Test error")
+    bottom, top = high.spec["layout"]["yaxis"]["range"]
+    assert 85 < bottom < 91
+    assert 95 < top < 97
+    ends = [trace["y"][-1] for trace in high.spec["data"] if "name" in trace]
+    assert (max(ends) - min(ends)) / (top - bottom) > 0.5
+
+
 def test_one_seed_is_drawn_without_intervals_and_tabled_without_numbers(
     results: dict[str, Any],
 ) -> None:

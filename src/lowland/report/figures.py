@@ -118,8 +118,7 @@ def _curves(
     if panel["log"]:
         layout["yaxis"]["range"] = [math.log10(floor), math.log10(_highest(lines)) + 0.05]
     elif panel["percent"]:
-        # every error starts near chance, which would flatten all that follows
-        layout["yaxis"]["range"] = [0, 100 * _highest(lines, after=0.4)]
+        layout["yaxis"]["range"] = [100 * end for end in _shares(lines)]
     return {"data": [*bands, *means], "layout": layout}
 
 
@@ -135,6 +134,22 @@ def _highest(lines: Mapping[float, Sequence[Point]], *, after: float = 0.0) -> f
     end = max(points[-1].x for points in lines.values())
     points = [point for points in lines.values() for point in points if point.x >= after * end]
     return max(point.interval.high if point.interval else point.mean for point in points)
+
+
+def _shares(lines: Mapping[float, Sequence[Point]], after: float = 0.4) -> tuple[float, float]:
+    """Both ends of an axis of shares: 0, or near the lowest of shares that stay above a half.
+
+    Every error starts near chance, which would flatten all that follows: the start is left out.
+    """
+    high, end = _highest(lines, after=after), max(points[-1].x for points in lines.values())
+    low = min(
+        point.interval.low if point.interval else point.mean
+        for points in lines.values()
+        for point in points
+        if point.x >= after * end
+    )
+    margin = max(0.1 * (high - low), 0.01)
+    return (low - margin, high + margin) if low > 0.5 else (0.0, high)
 
 
 def _band(points: Sequence[Point], colour: str, scale: float, floor: float, rho: float) -> Spec:
