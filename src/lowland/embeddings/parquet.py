@@ -37,7 +37,6 @@ class ParquetColumn:
         start = 0
         with _opened(self._path) as file:
             for batch in file.iter_batches(batch_size=rows, columns=[self._column]):
-                # by name: a column called v.x is read along with v
                 yield self._matrix(batch.column(self._column), start)
                 start += batch.num_rows
 
