@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -261,6 +263,20 @@ def test_reranking_holds_few_vectors_at_a_time(monkeypatch: pytest.MonkeyPatch) 
     np.testing.assert_array_equal(scores, whole[0])
     assert len(taken) == 15
     assert max(taken) <= 200
+
+
+def test_places_that_were_not_found_come_last() -> None:
+    """Lists and graphs may find fewer than are asked for, and say -1."""
+    found = compress(X, target="recall@10=0.9", rerank=3, metric="l2", **FEW).result
+    few = np.array([[-1, 7, -1, 5, -1, -1], [9, 8, 7, 6, 5, 4]])
+    index = SimpleNamespace(search=lambda rows, k: (np.zeros((2, 6), np.float32), few))
+    scores, ids = dataclasses.replace(found, index=index).search(X[:2], 2)
+    assert sorted(ids[0]) == [5, 7]
+    scores, ids = dataclasses.replace(found, index=index, rerank=2).search(X[:2], 3)
+    assert ids[0, 2] == -1
+    assert scores[0, 2] == np.inf
+    assert (ids[1] >= 0).all()
+    assert np.isfinite(scores[1]).all()
 
 
 def test_queries_without_direction_are_refused() -> None:
