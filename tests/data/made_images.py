@@ -40,6 +40,18 @@ def png(pixels: Any, kind: str = "PNG") -> bytes:
     return buffer.getvalue()
 
 
+def image(level: int, size: tuple[int, int] = (4, 5)) -> np.ndarray:
+    """An RGB image that says which one it is."""
+    pixels = np.full((*size, 3), level, np.uint8)
+    pixels[0, 0] = (255, 0, 9)
+    return pixels
+
+
+def levels(data: ImageData, split: str) -> list[int]:
+    """What `image` was made with, in the order of the split."""
+    return data.splits[split].images[:, 1, 1, 1].tolist()
+
+
 def idx_bytes(array: np.ndarray) -> bytes:
     """The array in IDX format."""
     header = bytes([0, 0, 8, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape)
