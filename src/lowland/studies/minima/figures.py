@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from statistics import median
 
 from lowland.report.intervals import t_interval
 from lowland.studies.effects import mean
@@ -100,8 +101,7 @@ def _training(method: str) -> Callable[[Runs], Drawing]:
             curves = [runs.curve(group, rho, seed, "loss") for seed in seeds]
             middle: list[float | None] = []
             for at in zip(*curves, strict=True):
-                ordered = sorted(v if math.isfinite(v) else math.inf for v in at)
-                value = ordered[len(ordered) // 2]
+                value = median(v if math.isfinite(v) else math.inf for v in at)
                 middle.append(value if 0 < value < math.inf else None)
             lines.append(Line(name=f"ρ = {rho:g}", x=steps, y=middle, rho=rho))
         return Drawing(
@@ -124,7 +124,7 @@ def _rate_curves(runs: Runs) -> Drawing:
         for name, arm, radius in (("SGD", "usam", 0.0), ("USAM", "usam", rho), ("SAM", "sam", rho)):
             steps = runs.run(group, radius, seeds[0]).curve("step")
             curves = [runs.curve(group, radius, seed, arm) for seed in seeds]
-            middle = [sorted(at)[len(at) // 2] for at in zip(*curves, strict=True)]
+            middle = [median(at) for at in zip(*curves, strict=True)]
             lines.append(
                 Line(
                     name=f"{name}, {words}",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
+from statistics import median
 
 from lowland.studies.effects import mean
 from lowland.studies.runs import NotMeasuredError, Runs
@@ -236,7 +237,7 @@ def _losses(decreasing: bool) -> Callable[[Runs], Drawing]:
             steps = runs.run(group, 0.0, seeds[0]).curve("step")
             for share in SHARES:
                 curves = [runs.curve(group, 0.0, seed, f"loss/{share:g}") for seed in seeds]
-                middle = [sorted(at)[len(at) // 2] for at in zip(*curves, strict=True)]
+                middle = [median(at) for at in zip(*curves, strict=True)]
                 kept = [(s, v) for s, v in zip(steps, middle, strict=True) if v > 1e-40 and s]
                 lines.append(
                     Line(
