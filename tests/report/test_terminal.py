@@ -47,6 +47,18 @@ def test_everything_is_there_at_every_width(results: dict[str, Any], width: int)
         assert word in " ".join(text.split()) or word in text
 
 
+def test_what_tells_rows_apart_stands_beside_every_column(results: dict[str, Any]) -> None:
+    """With the first column alone, no one could say which of two rows is plain and which SAM."""
+    head = ["arm", "training", "a long heading of numbers", "another long heading"]
+    rows = [["cnn", "plain", 0.1, 0.2], ["cnn", "SAM", 0.3, 0.4], ["mlp", "plain", 0.5, 0.6]]
+    results["tables"] = [{"title": "Arms", "head": head, "rows": rows, "note": ""}]
+    text = shown(results, 50)
+    assert text.count("a long heading") == text.count("another long heading") == 1
+    lines = [line.split() for line in text.splitlines()]
+    assert ["cnn", "SAM", "0.3"] in lines
+    assert ["cnn", "SAM", "0.4"] in lines
+
+
 def test_verdicts_do_not_need_colour(results: dict[str, Any]) -> None:
     plain = shown(results, 80, no_color=True)
     coloured = shown(results, 80, force_terminal=True, color_system="truecolor")

@@ -25,6 +25,9 @@ STYLES = {
 """How each verdict is printed."""
 _WIDE = 90
 
+MOST_KEYS = 3
+"""Columns of a study's own table that are said again beside those that did not fit."""
+
 
 def show(results: Mapping[str, Any], page: Path, console: Console) -> None:
     """Print the report; `page` is where the one to look at lies."""
@@ -133,14 +136,27 @@ def _sheets(results: Mapping[str, Any], width: int) -> list[Padding]:
 
 
 def _fitting(head: Sequence[str], rows: Rows, width: int) -> list[list[int]]:
-    """Columns in groups that fit, the first one in every group."""
+    """Columns in groups that fit, those that tell rows apart in every group."""
     widths = [2 + max(len(row[index]) for row in (head, *rows)) for index in range(len(head))]
-    groups = [[0]]
-    for index in range(1, len(head)):
-        if len(groups[-1]) > 1 and sum(widths[i] for i in (*groups[-1], index)) > width:
-            groups.append([0])
+    keys = _keys(rows)
+    groups = [list(range(keys))]
+    for index in range(keys, len(head)):
+        if len(groups[-1]) > keys and sum(widths[i] for i in (*groups[-1], index)) > width:
+            groups.append(list(range(keys)))
         groups[-1].append(index)
     return groups
+
+
+def _keys(rows: Rows) -> int:
+    """How many of the first columns it takes that no two rows are alike; 1 where three do not.
+
+    >>> _keys([["a", "0", "7"], ["a", "1", "7"]])
+    2
+    """
+    for count in range(1, MOST_KEYS + 1):
+        if len({tuple(row[:count]) for row in rows}) == len(rows):
+            return count
+    return 1
 
 
 def _arms(results: Mapping[str, Any]) -> list[Padding]:
