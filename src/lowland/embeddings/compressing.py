@@ -22,7 +22,7 @@ from lowland.embeddings.files import open_vectors
 from lowland.embeddings.folder import check_folder, write_folder
 from lowland.embeddings.indexes import with_transform
 from lowland.embeddings.metric import Metric
-from lowland.embeddings.package import faiss, reserve_buffers
+from lowland.embeddings.package import faiss, reserve_buffer
 from lowland.embeddings.queries import choose_queries
 from lowland.embeddings.record import Compression, Side, trial_row
 from lowland.embeddings.space import Space, find_space
@@ -132,9 +132,10 @@ def compress(
         )
     if out is not None:
         check_folder(Path(out))
-    reserve_buffers()
+    reserve_buffer("NumPy")
     tell(f"components of {vectors.n:,} × {vectors.dimension}")
     space = find_space(vectors, options.metric)
+    reserve_buffer("faiss")
     tell("true neighbours")
     if queries_column is None and not str(queries).lower().endswith(".npy"):
         queries_column = column

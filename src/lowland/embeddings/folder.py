@@ -21,7 +21,7 @@ from lowland.core.errors import InputError
 from lowland.core.files import read_json, write_atomically, write_json
 from lowland.embeddings.compressed import Compressed, from_parts, read_index
 from lowland.embeddings.files import open_vectors
-from lowland.embeddings.package import faiss, reserve_buffers
+from lowland.embeddings.package import BUFFERS, faiss, reserve_buffer
 from lowland.embeddings.record import FORMAT, Compression
 from lowland.embeddings.vectors import Vectors
 
@@ -137,7 +137,8 @@ def load(folder: str | Path, *, features: Any = None, column: str | None = None)
     """
     folder = Path(folder)
     record = read_record(folder)
-    reserve_buffers()
+    for name in BUFFERS:
+        reserve_buffer(name)
     tensors = _read_tensors(folder / TRANSFORM)
     index = read_index(folder / INDEX)
     n, d = record["features"]["n"], record["features"]["dimension"]

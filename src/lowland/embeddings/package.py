@@ -33,30 +33,34 @@ def faiss() -> Any:
 
 
 @functools.cache
-def reserve_buffers() -> None:
-    """Have the linear algebra of NumPy and faiss take their memory now, while there is some.
+def reserve_buffer(name: str) -> None:
+    """Have the linear algebra of NumPy or faiss take its memory now, while there is some.
 
     Where a limit of memory (``ulimit -v``) refuses it, faiss's OpenBLAS calls a null pointer, which
     is a segmentation fault, and NumPy's ends the process. So it is asked for first, and given back,
-    and then taken by a first product of matrices.
+    and then taken by a first product of matrices. What is taken stays taken: ask just before it is
+    needed, so that what comes before has the memory.
+
+    Args:
+        name: a key of `BUFFERS`.
 
     Raises:
         InputError: it is refused.
     """
-    library = faiss()
+    size = BUFFERS[name]
+    try:
+        mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS).close()
+    except OSError:
+        raise InputError(
+            f"the limit of memory leaves less than {size >> 20} MiB, which {name} takes for "
+            "products of matrices: raise it (ulimit -v)"
+        ) from None
     square = np.eye(256, dtype=np.float32)
+    if name == "NumPy":
+        np.matmul(square, square)
+        return
+    library = faiss()
     linear = library.LinearTransform(256, 256, False)
     library.copy_array_to_vector(square.ravel(), linear.A)
     linear.is_trained = True
-    for name, multiply in (
-        ("NumPy", lambda: square @ square),
-        ("faiss", lambda: linear.apply(square)),
-    ):
-        try:
-            mmap.mmap(-1, BUFFERS[name], flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS).close()
-        except OSError:
-            raise InputError(
-                f"the limit of memory leaves less than {BUFFERS[name] >> 20} MiB, which {name} "
-                "takes for products of matrices: raise it (ulimit -v)"
-            ) from None
-        multiply()
+    linear.apply(square)
