@@ -95,7 +95,9 @@ def _edge(
     runs: Runs, places: Places, among: Sequence[float] | None = None, of: str = "the grid"
 ) -> str:
     """How often the choice was the largest ρ there is: a gain there may be too small."""
-    tuned = [Tuned.of(runs, group, among=among) for _, group in ran(runs, places)]
+    tuned = [Tuned.of(runs, group, among=among) for _, group in places if runs.radii(group)]
+    if not tuned:
+        return ""
     most, cases = sum(one.at_edge for one in tuned), sum(len(one.chosen) for one in tuned)
     beyond = "; a larger one may gain more" if most else ""
     return f" The largest ρ of {of}, {tuned[0].largest:g}, was chosen in {most} of {cases}{beyond}."
