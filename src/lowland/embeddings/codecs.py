@@ -137,11 +137,13 @@ class Fitted:
     index: Any
 
     def coordinates(self, z: Floats) -> Floats:
-        """What is stored of components (b, ≥ k): (b, k)."""
+        """What is stored of components (b, ≥ k): (b, k), which may be a view of them."""
         y = z[:, : self.k]
         if self.mix is not None:
             y = y @ self.mix
-        return np.ascontiguousarray(y * np.float32(self.scale))
+        if self.scale != 1.0:
+            y = y * np.float32(self.scale)
+        return np.ascontiguousarray(y)
 
     def stored(self, y: Floats) -> Floats:
         """What comes back from storage of coordinates (b, k): encoded and decoded."""

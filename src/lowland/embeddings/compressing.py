@@ -232,7 +232,7 @@ def _chosen(
 ) -> tuple[list[Trial], Built]:
     draws = np.random.default_rng(derived_seed(options.seed, "sample"))
     places = np.sort(draws.choice(vectors.n, _sample_size(vectors), replace=False))
-    sample = space.take(vectors, places) @ space.axes.T.astype(np.float32)
+    sample = space.coordinates(space.take(vectors, places))
     fast = options.prefer == "speed"
     # without a share to reach, everything does
     wanted = -np.inf if options.target.recall is None else options.target.recall
@@ -249,11 +249,12 @@ def _chosen(
     )
     speeds = Speeds(vectors, space, validation, wanted, options.rerank)
     built = _fastest(search, speeds, codecs, sample, options, tell) if fast else None
-    if built is None:
-        best = _best(search, codecs, options, wanted)
-        tell(f"building flat of {best.codec.name} × {best.k}")
-        built = speeds.flat(best)
-    return search.trials, built
+    if built is not None:
+        return search.trials, built
+    best, trials = _best(search, codecs, options, wanted), search.trials
+    del sample, search  # codes need the memory
+    tell(f"building flat of {best.codec.name} × {best.k}")
+    return trials, speeds.flat(best)
 
 
 def _fastest(

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from lowland.core.errors import InputError
 from lowland.embeddings.metric import LARGEST, SMALLEST, Metric
-from lowland.embeddings.vectors import Floats, Numbers, Vectors
+from lowland.embeddings.vectors import PIECE, Floats, Numbers, Vectors
 from lowland.measure.features.gram import Whole
 from lowland.measure.features.products import RowSums
 
@@ -72,6 +72,15 @@ class Space:
     def take(self, vectors: Vectors, ids: Numbers) -> Floats:
         """Some prepared rows."""
         return self.prepare(vectors.take(ids), ids, vectors.name)
+
+    def coordinates(self, rows: Floats) -> Floats:
+        """(b, r) components of prepared rows, in the memory of `rows`."""
+        axes = self.axes.T.astype(np.float32)
+        step = max(1, PIECE // self.dimension)
+        for start in range(0, len(rows), step):
+            some = rows[start : start + step]
+            some[:, : self.most] = some @ axes
+        return rows[:, : self.most]
 
 
 def find_space(vectors: Vectors, metric: Metric) -> Space:
