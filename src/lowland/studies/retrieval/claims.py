@@ -84,8 +84,8 @@ def _savings(setup: Setup) -> tuple[Claim, ...]:
             source=_RETRIEVAL,
             published="none: faster retrieval is suggested",
             effect=(
-                f"share by which the multiply-adds of a query for {found}, through components and "
-                "inverted lists, are fewer at the largest ρ than at ρ = 0"
+                f"share by which the multiply-adds of a query for {found}, its turn to components "
+                "and inverted lists of them, are fewer at the largest ρ than at ρ = 0"
             ),
             unit="percent",
             rule=AtLeast(SHARE),

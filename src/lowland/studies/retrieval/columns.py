@@ -59,8 +59,13 @@ def bits(recall: float = RECALL, codec: str = "best") -> str:
 
 
 def operations(recall: float = RECALL) -> str:
-    """Multiply-adds of a query through components and inverted lists."""
+    """Multiply-adds of a query: its turn to components, and inverted lists of them."""
     return f"operations/{recall:g}"
+
+
+def comparing(recall: float = RECALL) -> str:
+    """Those of them in the lists."""
+    return f"operations-comparing/{recall:g}"
 
 
 def components(error: float = ERROR) -> str:

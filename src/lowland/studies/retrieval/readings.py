@@ -139,7 +139,10 @@ def _approximate(where: Coordinates, seed: int) -> Row:
     # half of what may be lost is left to the lists
     k = search.crossing(search.exact, (1 + RECALL) / 2)
     if k is not None:
-        row[columns.operations()] = search.operations(round(k), RECALL)
+        comparing = search.operations(round(k), RECALL)
+        row[columns.comparing()] = comparing
+        turning = round(k) * where.width
+        row[columns.operations()] = None if comparing is None else turning + comparing
     return row
 
 

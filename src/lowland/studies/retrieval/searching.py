@@ -89,7 +89,7 @@ class Searches:
         return between(grid[low], known[grid[low]], grid[high], known[grid[high]], target)
 
     def operations(self, k: int, target: float) -> float | None:
-        """Multiply-adds of a query: inverted lists over k coordinates, probed to the target.
+        """Multiply-adds of a query that is given in k coordinates: lists, probed to the target.
 
         √n lists; every probed vector and every list's centre is compared in k coordinates. None if
         no number of lists suffices.
