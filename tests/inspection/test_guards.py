@@ -159,13 +159,6 @@ def test_features_that_do_not_fit_into_memory(
     assert inspected(weights, how=HOW, data=data, what="loss")["data"]["n"] == 21
 
 
-def test_free_memory(tmp_path: Path) -> None:
-    listing = tmp_path / "meminfo"
-    assert probing.free_memory(listing) is None
-    listing.write_text("MemTotal: 5 kB\nMemAvailable:   12 kB\n")
-    assert probing.free_memory(listing) == 12 * 1024
-
-
 @pytest.mark.parametrize(
     "error",
     [MemoryError(), torch.OutOfMemoryError("x memory"), RuntimeError("can't allocate memory")],

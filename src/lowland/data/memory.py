@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from lowland.core.errors import InputError
+from lowland.core.memory import free_memory
 
 
 def check_memory(where: str, n: int, height: int, width: int, *, remedy: str) -> None:
@@ -19,12 +18,3 @@ def check_memory(where: str, n: int, height: int, width: int, *, remedy: str) ->
             f"{where}: {n} images of {height}x{width} pixels take {need / 2**30:.1f} GiB to read, "
             f"{free / 2**30:.1f} GiB are free: {remedy}"
         )
-
-
-def free_memory() -> int | None:
-    """Bytes that can be had without swapping; None where the system does not say."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-    except OSError:
-        return None
-    return next((int(line.split()[1]) * 1024 for line in lines if "MemAvailable" in line), None)

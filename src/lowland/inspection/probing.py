@@ -6,13 +6,13 @@ import contextlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lowland.core.errors import InputError, one_line
+from lowland.core.memory import free_memory
 from lowland.core.restore import preserved
 from lowland.inspection.scripted import Scripted
 from lowland.inspection.subject import Subject
@@ -117,13 +117,3 @@ def check_memory(subject: Subject, needed: int, n: int) -> None:
             f"{free / 2**30:.1f} GiB are free: use fewer --examples, fewer --blocks, or "
             "--spatial mean"
         )
-
-
-def free_memory(listing: Path = Path("/proc/meminfo")) -> int | None:
-    """Bytes of memory that can be had; None where the system does not say."""
-    try:
-        lines = listing.read_text("utf-8").splitlines()
-    except OSError:
-        return None
-    sizes = [int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")]
-    return sizes[0] * 1024 if sizes else None
