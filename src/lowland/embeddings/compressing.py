@@ -105,7 +105,7 @@ def compress(
 
     Cost: about 2 passes of n·d² multiply-adds for the components; then for each of some 15 trials
     n·d·k for the coordinates and q·n·k for the search. Memory: the index, 2·d² float64, a training
-    sample of 64 MiB and a few pieces of 2 MiB, however large the file.
+    sample of 64 MiB and a few pieces of 4 MiB, however large the file.
 
     Raises:
         InputError: unusable vectors, queries or options, or a target that cannot be met: then it

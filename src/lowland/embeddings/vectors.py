@@ -18,8 +18,8 @@ from lowland.core.errors import InputError
 Floats = npt.NDArray[np.float32]
 Numbers = npt.NDArray[np.int64]
 
-PIECE = 2**19
-"""Elements that are read at a time: 2 MiB of float32."""
+PIECE = 2**20
+"""Elements that are read at a time: 4 MiB of float32."""
 
 LARGEST_INTEGER = 2
 """Bytes of the widest integers that are taken for values and not for identifiers."""
