@@ -6,6 +6,10 @@ import math
 from collections.abc import Mapping, Sequence
 
 
+TIE = 1e-12
+"""Means of errors closer than this, relatively, are equal: shares of images have no exact sums."""
+
+
 def relative_fall(before: float, after: float) -> float:
     """1 - after / before: the share by which a positive quantity fell; NaN where it has none.
 
@@ -49,8 +53,9 @@ def choose_left_out(errors: Mapping[float, Mapping[int, float]]) -> dict[int, fl
 
     Choosing on all seeds would let each run take part in choosing the ρ that it is judged at,
     and the lucky runs would be chosen: the effect would be biased in favour of the claim. Left
-    out of its own choice, no run can do that. Ties go to the smaller ρ; a ρ of which any other
-    seed's error is not finite is never chosen; with one seed there is no choice.
+    out of its own choice, no run can do that. Ties go to the smaller ρ, and means that differ by
+    the rounding of their sums alone are ties (`TIE`); a ρ of which any other seed's error is not
+    finite is never chosen; with one seed there is no choice.
 
     Args:
         errors: validation error by ρ and seed, every ρ with the same seeds.
@@ -67,7 +72,8 @@ def choose_left_out(errors: Mapping[float, Mapping[int, float]]) -> dict[int, fl
         }
         usable = [rho for rho in sorted(means) if math.isfinite(means[rho])]
         if usable:
-            chosen[seed] = min(usable, key=lambda rho: means[rho])
+            lowest = min(means[rho] for rho in usable)
+            chosen[seed] = next(r for r in usable if means[r] <= lowest + TIE * abs(lowest))
     return chosen
 
 
