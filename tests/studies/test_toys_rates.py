@@ -166,6 +166,22 @@ def test_networks_of_a_seed_share_everything_but_rho():
     assert all(-1 <= row["advantage"] <= 1 for row in rows)
 
 
+def test_a_network_that_was_stopped_has_no_numbers_from_then_on():
+    """Its gradient at w + ε is not finite: it stays where it was, which is no trained network."""
+    rows = list(
+        networks.attacks(
+            seed=5, rho=0, count=1, width=6, radii=[0.0, 1e38], examples=60, epochs=3,
+            evaluations=1,
+        )
+    )  # fmt: skip
+    start, end = ({row["rho"]: row for row in rows if row["step"] == step} for step in (0, 3))
+    assert math.isfinite(start[1e38]["advantage"])
+    assert math.isfinite(end[0.0]["advantage"])
+    for name in ("advantage", "val_error", "train_loss"):
+        assert math.isnan(end[1e38][name])
+    assert end[1e38]["seed"] == 5
+
+
 @pytest.mark.parametrize("steps", [7, 100])
 def test_spaced(steps):
     for log in (False, True):

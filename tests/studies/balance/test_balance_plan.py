@@ -198,3 +198,31 @@ def test_rows_of_an_experiment(network: str) -> None:
     assert columns.SHARPNESS in rows[-1]
     assert columns.SHARPNESS not in rows[0]
     assert columns.HARD_DFR not in rows[-1]
+
+
+def test_a_network_that_was_stopped_has_no_numbers_from_then_on() -> None:
+    """Its gradient at w + ε is not finite: it stays where it was, which is no trained network."""
+    rows = list(
+        runs(
+            seed=7,
+            rho=0.0,
+            count=1,
+            radii=[0.0, 1e38],
+            data="digit-dominoes:correlation=1",
+            balanced="digit-dominoes:correlation=0.5",
+            network="mlp",
+            width=4,
+            lr=0.1,
+            momentum=0.0,
+            weight_decay=0.0,
+            epochs=1,
+            batch_size=256,
+            evaluations=1,
+            dfr=False,
+        )
+    )
+    start, end = ({row["rho"]: row for row in rows if row["step"] == step} for step in (0, 3))
+    assert math.isfinite(start[1e38][columns.HARD] or math.nan), "it was measured before that"
+    assert math.isfinite(end[0.0][columns.HARD] or math.nan), "plain training went on"
+    names = (columns.HARD, columns.VALIDATION, columns.TRAIN, columns.SHARPNESS)
+    assert all(math.isnan(end[1e38][name] or 0.0) for name in names)

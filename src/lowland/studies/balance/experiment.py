@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 
 from lowland.data import ImageData, batch_count, load
@@ -9,7 +10,7 @@ from lowland.studies.balance.columns import STEP
 from lowland.studies.balance.evaluation import Evaluator, Row
 from lowland.studies.balance.examples import Part, annotated, feature_names
 from lowland.studies.balance.networks import NETWORKS, initialised
-from lowland.train.stack import Stack, StackPlan, train
+from lowland.train.stack import Stack, StackPlan, Trained, train
 
 RUNS = "lowland.studies.balance.experiment:runs"
 
@@ -33,6 +34,8 @@ def runs(
     dfr: bool,
 ) -> Iterator[Row]:
     """A row for every evaluation of every run: columns ``rho``, ``seed``, and those of `columns`.
+
+    A network whose gradient was not finite has NaN from then on.
 
     Args:
         seed: the first seed, of initialisation and of the order of the examples.
@@ -61,14 +64,12 @@ def runs(
         dfr=dfr,
     )
     steps = batch_count(len(examples.train), batch_size=batch_size, drop_last=True) * epochs
-    rows: list[Row] = []
+    times: list[tuple[int, list[Row]]] = []
 
     def evaluate(step: int, networks: Stack) -> None:
-        found = measure(networks, end=step == steps)
-        for (one, radius), row in zip(places, found, strict=True):
-            rows.append({"rho": radius, "seed": one, STEP: step, **row})
+        times.append((step, measure(networks, end=step == steps)))
 
-    train(
+    trained = train(
         stack,
         examples.train.x,
         examples.train.y,
@@ -85,7 +86,23 @@ def runs(
         evaluate_at=log_steps(steps, evaluations),
         on_evaluation=evaluate,
     )
-    yield from rows
+    yield from rows_of(places, times, trained)
+
+
+def rows_of(
+    places: Sequence[tuple[int, float]], times: Sequence[tuple[int, list[Row]]], trained: Trained
+) -> Iterator[Row]:
+    """Rows of a stack with their seed, ρ and step; NaN from when a network was stopped.
+
+    Args:
+        places: seed and ρ of each network.
+        times: step -> what was measured of each.
+        trained: how the training went.
+    """
+    for step, found in times:
+        for k, ((one, radius), row) in enumerate(zip(places, found, strict=True)):
+            values = dict.fromkeys(row, math.nan) if trained.lost(k, step) else row
+            yield {"rho": radius, "seed": one, STEP: step, **values}
 
 
 def balanced_validation(name: str, images: ImageData) -> Part:

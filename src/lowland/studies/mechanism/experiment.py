@@ -11,7 +11,7 @@ import torch
 from lowland.data import batch_count, load
 from lowland.studies.balance.evaluation import Row
 from lowland.studies.balance.examples import Annotated, annotated
-from lowland.studies.balance.experiment import log_steps
+from lowland.studies.balance.experiment import log_steps, rows_of
 from lowland.studies.balance.networks import NETWORKS, Network, initialised
 from lowland.studies.mechanism.arms import LSAM, SGD
 from lowland.studies.mechanism.columns import CORNER_LSAM, CORNER_SGD, STEP, TRAINED, of
@@ -178,23 +178,20 @@ def sam_runs(
         stack = Stack([initialised(part.make, one) for one, _ in places])
         measured = torch.tensor([radius for _, radius in places])
         steps = _steps(part.data, batch_size, epochs)
-        rows: list[Row] = []
+        times: list[tuple[int, list[Row]]] = []
 
         def evaluate(
             step: int,
             networks: Stack,
             *,
             part: Work = part,
-            places: list[tuple[int, float]] = places,
             measured: torch.Tensor = measured,
             steps: int = steps,
-            rows: list[Row] = rows,
+            times: list[tuple[int, list[Row]]] = times,
         ) -> None:
-            found = read(networks, part.data, measured, end=step == steps)
-            for (one, radius), row in zip(places, found, strict=True):
-                rows.append({"rho": radius, "seed": one, STEP: step, **row})
+            times.append((step, read(networks, part.data, measured, end=step == steps)))
 
-        train(
+        trained = train(
             stack,
             part.data.train.x,
             part.data.train.y,
@@ -210,7 +207,7 @@ def sam_runs(
             evaluate_at=log_steps(steps, evaluations),
             on_evaluation=evaluate,
         )
-        yield from rows
+        yield from rows_of(places, times, trained)
 
 
 def _steps(data: Annotated, batch_size: int, epochs: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -110,36 +111,42 @@ def _of_seed(
     )
     steps = epochs * (len(data.members[1]) // batch_size)
     wanted = {round(steps * k / evaluations) for k in range(1, evaluations + 1)}
-    rows: list[Row] = []
+    times: list[tuple[int, list[Row]]] = []
 
     def evaluate(step: int, networks: Stack) -> None:
-        rows.extend(_rows(seed, step, networks, data, radii, width))
+        times.append((step, _rows(seed, networks, data, len(radii))))
 
-    train(stack, *data.members, plan, evaluate_at={0, *wanted}, on_evaluation=evaluate)
-    yield from rows
+    trained = train(stack, *data.members, plan, evaluate_at={0, *wanted}, on_evaluation=evaluate)
+    for step, found in times:
+        for k, (rho, row) in enumerate(zip(radii, found, strict=True)):
+            values = dict.fromkeys(row, math.nan) if trained.lost(k, step) else row
+            yield {"rho": rho, "seed": seed, "step": step, **values}
 
 
-def _rows(
-    seed: int, step: int, stack: Stack, data: Drawn, radii: Sequence[float], width: int
-) -> Iterator[Row]:
+def _rows(seed: int, stack: Stack, data: Drawn, count: int) -> list[Row]:
+    """What is measured of each network."""
     members, others, validation = (
         _losses(stack, *part) for part in (data.members, data.others, data.validation)
     )
     wrong = _errors(stack, *data.validation)
-    for k, rho in enumerate(radii):
-        attack = loss_threshold_attack(members[k], others[k], seed=seed)
-        yield {
-            "rho": rho,
-            "seed": seed,
-            "step": step,
-            "parameters": stack.parameter_count,
-            "advantage": attack.value,
-            "auc": attack.auc,
-            "train_loss": float(members[k].mean()),
-            "test_loss": float(others[k].mean()),
-            "val_error": float(wrong[k]),
-            "val_loss": float(validation[k].mean()),
-        }
+    rows: list[Row] = []
+    for k in range(count):
+        advantage = auc = math.nan  # losses that are no numbers cannot be ranked
+        if not (members[k].isnan().any() or others[k].isnan().any()):
+            attack = loss_threshold_attack(members[k], others[k], seed=seed)
+            advantage, auc = attack.value, attack.auc
+        rows.append(
+            {
+                "parameters": stack.parameter_count,
+                "advantage": advantage,
+                "auc": auc,
+                "train_loss": float(members[k].mean()),
+                "test_loss": float(others[k].mean()),
+                "val_error": float(wrong[k]),
+                "val_loss": float(validation[k].mean()),
+            }
+        )
+    return rows
 
 
 def _losses(stack: Stack, inputs: Tensor, labels: Tensor) -> Tensor:

@@ -49,6 +49,10 @@ class Trained:
     stopped: Tensor
     seconds: float
 
+    def lost(self, network: int, step: int) -> bool:
+        """Whether a network was stopped before so many updates were finished."""
+        return 0 <= int(self.stopped[network]) < step
+
 
 def train(
     stack: Stack,
