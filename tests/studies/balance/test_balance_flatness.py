@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 from made_runs import make_runs
 
@@ -10,6 +12,7 @@ from lowland.studies.balance.columns import REDUNDANT, Setting, Setup, group_of
 from lowland.studies.balance.flatness import predicts, pseudo_values
 from lowland.studies.effects import kendall, mean
 from lowland.studies.runs import NotMeasuredError, Runs
+from lowland.studies.verdict import Within, judge
 
 SETTING = Setting(REDUNDANT, "")
 SETUP = Setup("digit-dominoes", {"mlp": "MLP"}, (SETTING,), None, True, 568)
@@ -51,8 +54,19 @@ def test_the_mean_of_pseudo_values_is_tau_where_the_jackknife_is_unbiased() -> N
 
 
 def test_equal_gains_tell_no_order() -> None:
+    """No order is no evidence that there is none: neither alone nor beside one that tells."""
     found = predicts(made({0.1: [0.1] * 5}, 5), SETUP, "mlp")
-    assert list(found.effects.values()) == [0.0] * 5
+    assert judge(list(found.effects.values()), Within(1 / 3), family=1).word == "cannot tell"
+    up = [0.0, 0.1, 0.15, 0.2, 0.25]
+    found = predicts(made({0.1: [0.1] * 5, 0.2: up}, 5), SETUP, "mlp")
+    assert list(found.effects.values()) == pytest.approx([1.0] * 5)
+    assert "1 of 2" in found.detail
+
+
+def test_a_run_that_diverged_is_never_hidden_by_equal_ones() -> None:
+    gains = {0.1: [0.1, 0.1, 0.1, 0.1, math.nan]}
+    found = predicts(made(gains, 5), SETUP, "mlp")
+    assert judge(list(found.effects.values()), Within(1 / 3), family=1).word == "cannot tell"
 
 
 def test_over_rho_the_order_is_seen_beside() -> None:
@@ -67,7 +81,7 @@ def test_over_rho_the_order_is_seen_beside() -> None:
     runs = Runs(make_runs(values, group=GROUP, rhos=(0.0, 0.1, 0.2), seeds=(0, 1, 2, 3)))
     found = predicts(runs, SETUP, "mlp")
     assert list(found.beside["over ρ, within each seed"].values()) == [1.0] * 4
-    assert list(found.effects.values()) == [0.0] * 4
+    assert all(map(math.isnan, found.effects.values())), "within a ρ nothing differs"
 
 
 def test_three_seeds_are_too_few() -> None:

@@ -20,6 +20,8 @@ def predicts(runs: Runs, setup: Setup, network: str) -> Finding:
 
     Flattening is log λ_max of plain training minus log λ_max of SAM of the same seed. A τ over
     seeds is one number; its jackknife pseudo-values, one per seed, have its mean and its variance.
+    Settings and ρ in which λ_max or the gain is the same for all seeds are left out: that there is
+    no order says nothing for or against the claim. NaN if none is left.
     """
     strata: dict[tuple[str, float], Stratum] = {}
     seeds: list[int] = []
@@ -30,14 +32,21 @@ def predicts(runs: Runs, setup: Setup, network: str) -> Finding:
             strata[group, rho] = _stratum(runs, group, rho, seeds)
     if len(seeds) < 4:
         raise NotMeasuredError("an order over seeds needs four of them or more")
-    values = pseudo_values(list(strata.values()))
+    telling = [stratum for stratum in strata.values() if not _tied(*stratum)]
+    values = pseudo_values(telling) if telling else [math.nan] * len(seeds)
     falls = {rho: [] for _, rho in strata}  # type: dict[float, list[float]]
     for (_, rho), (flatter, _) in strata.items():
         falls[rho] += flatter
     words = ", ".join(f"{math.exp(-mean(held)):.2g} at ρ = {rho:g}" for rho, held in falls.items())
+    silent = len(strata) - len(telling)
+    left = (
+        f" Nothing differs over seeds, so that there is no order, in {silent} of {len(strata)} "
+        "combinations of setting and ρ, which are left out."
+    )
     return Finding(
         effects=dict(zip(seeds, values, strict=True)),
-        detail=f"λ_max of SAM's minimum over that of plain training, geometric means: {words}.",
+        detail=f"λ_max of SAM's minimum over that of plain training, geometric means: {words}."
+        + (left if silent else ""),
         beside={"over ρ, within each seed": _over_rho(strata, seeds)},
     )
 
@@ -53,13 +62,17 @@ def pseudo_values(strata: Sequence[Stratum]) -> list[float]:
 
 
 def _tau(strata: Sequence[Stratum]) -> float:
-    """The mean of Kendall's τ-b over strata; one in which nothing differs has no order to tell."""
+    """The mean of Kendall's τ-b over strata; 0 in one where nothing differs without a seed."""
     return mean([_or_zero(*stratum) for stratum in strata])
 
 
 def _or_zero(x: list[float], y: list[float]) -> float:
-    tied = len(set(x)) == 1 or len(set(y)) == 1
-    return 0.0 if tied else kendall(x, y)
+    return 0.0 if _tied(x, y) else kendall(x, y)
+
+
+def _tied(x: list[float], y: list[float]) -> bool:
+    """Whether all of one are equal, so that there is no order; numbers that are none are not."""
+    return all(map(math.isfinite, (*x, *y))) and (len(set(x)) == 1 or len(set(y)) == 1)
 
 
 def _without(values: list[float], place: int) -> list[float]:
