@@ -129,6 +129,36 @@ def test_shares_are_compared_at_equal_losses() -> None:
     assert list(same.values()) == pytest.approx([0.01] * 4)
 
 
+def test_a_seed_without_a_common_loss_is_never_dropped_from_the_shares() -> None:
+    """SAM of seed 2 diverged after its first evaluation at every ρ; the other three agree."""
+
+    def value(group: str, rho: float, seed: int, step: int) -> dict[str, float]:
+        row = {columns.SHARE: 0.25 if rho else 0.2}
+        if rho and step and seed == 2:
+            row |= {columns.TRAIN: math.nan}
+        return row
+
+    finding, verdict = judged("mlp-suppresses-redundant", study(value))
+    assert math.isnan(finding.effects[2])
+    assert verdict.word == "cannot tell"
+    assert [finding.effects[s] for s in (0, 1, 3)] == pytest.approx([0.05] * 3)
+    for name in ("mlp-improves-redundant", "mlp-balances"):
+        beside = judged(name, study(value))[0].beside["at equal train loss"]
+        assert math.isnan(beside[2]), "a mean of the other three would be one of survivors"
+
+
+def test_plain_training_that_never_learns_is_no_survivor() -> None:
+    """Seed 1 starts at the lowest loss that it has: no loss is first reached by both."""
+
+    def value(group: str, rho: float, seed: int, step: int) -> dict[str, float]:
+        stuck = seed == 1 and ALONE not in group
+        return {columns.TRAIN: 1.0 + step} if stuck else {}
+
+    beside = judged("mlp-falls-redundant", study(value))[0].beside["at equal train loss"]
+    assert math.isnan(beside[1])
+    assert math.isfinite(beside[0])
+
+
 def test_mean_over_equal_losses_is_over_levels_that_both_reach() -> None:
     def value(group: str, rho: float, seed: int, step: int) -> dict[str, float]:
         return {columns.SHARE: -math.log(usual(rho, step)[columns.TRAIN])}
@@ -160,6 +190,7 @@ def test_balance_is_the_gap_between_both_features() -> None:
     finding, verdict = judged("mlp-balances", study(value))
     assert list(finding.effects.values()) == pytest.approx([0.04] * 4)
     assert verdict.word == "holds"
+    assert list(finding.beside["at equal train loss"].values()) == pytest.approx([0.04] * 4)
 
 
 def test_named_data_have_rows_that_say_how_to_give_them() -> None:

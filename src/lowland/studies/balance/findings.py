@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 
 from lowland.studies.balance import columns
@@ -23,6 +24,7 @@ from lowland.studies.balance.paired import (
 from lowland.studies.effects import kendall, mean
 from lowland.studies.runs import NotMeasuredError, Run, Runs
 from lowland.studies.study import Effects, Finding
+from lowland.studies.tuned import differences
 
 GROUPS = 4
 """Joint values of two features, each of two values."""
@@ -47,8 +49,7 @@ def falls(runs: Runs, setup: Setup, network: str, setting: Setting) -> Finding:
         found = {}
         for seed, (one, other) in pairs.items():
             values = values_at_equal_loss(one, other, columns.HARD)
-            if values is not None:
-                found[seed] = values[0] - values[1]
+            found[seed] = math.nan if values is None else values[0] - values[1]
         return found
 
     means = [mean([pair[k].final(columns.HARD) for pair in pairs.values()]) for k in (0, 1)]
@@ -124,15 +125,12 @@ def suppresses(runs: Runs, setup: Setup, network: str, setting: Setting) -> Find
     _over_time(setup)
     group = group_of(network, setting)
     pairs = by_validation(runs, group)
-    matched = _share_gains(pairs)
-    if not matched:
-        raise NotMeasuredError("no seed has a train loss that both reach")
     shares = [
-        mean([mean(run(s).curve(columns.SHARE)[1:]) for s in matched]) for run in _arms(pairs)
+        mean([mean(run(s).curve(columns.SHARE)[1:]) for s in pairs.seeds]) for run in _arms(pairs)
     ]
     largest = at_rho(runs, group, runs.rhos(group)[-1])
     return Finding(
-        effects=matched,
+        effects=_share_gains(pairs),
         detail=f"Mean share of the hard feature over all evaluations after the first "
         f"{shares[0]:.1%} in plain training, {shares[1]:.1%} with SAM.{pairs.how}",
         beside=without_empty(
@@ -153,11 +151,11 @@ def _over_time(setup: Setup) -> None:
 
 
 def _share_gains(pairs: Pairs) -> Effects:
+    """SAM's minus plain training's at equal losses; NaN where no loss is reached by both."""
     found = {}
     for seed in pairs.seeds:
         values = means_at_equal_losses(pairs.plain(seed), pairs.sam(seed), columns.SHARE)
-        if values is not None:
-            found[seed] = values[1] - values[0]
+        found[seed] = math.nan if values is None else values[1] - values[0]
     return found
 
 
@@ -191,24 +189,35 @@ def adaptive(runs: Runs, setup: Setup, network: str) -> Finding:
 
 def balances(runs: Runs, setup: Setup, network: str) -> Finding:
     """Fall of the gap between the probe errors of both features, the mean over settings."""
-    by_group = {}
-    for setting in setup.settings:
-        group = group_of(network, setting)
-        pairs = by_validation(runs, group)
-        hard, easy = pairs.fall(columns.HARD), pairs.fall(columns.EASY)
-        by_group[group] = {seed: hard[seed] - easy[seed] for seed in hard}
-    return _mean_over(by_group, "fall of the gap")
+    tuned = {g: by_validation(runs, g) for g in (group_of(network, s) for s in setup.settings)}
+
+    def gaps(fall: Callable[[Pairs, str], Effects]) -> dict[str, Effects]:
+        return {
+            group: differences(fall(pairs, columns.HARD), fall(pairs, columns.EASY))
+            for group, pairs in tuned.items()
+        }
+
+    def matched() -> Effects:
+        return _mean_by_seed(gaps(Pairs.fall_at_equal_loss))
+
+    found = _mean_over(gaps(Pairs.fall), "fall of the gap")
+    beside = {"at equal train loss": or_none(matched), **found.beside}
+    return Finding(effects=found.effects, beside=without_empty(beside))
 
 
 def _mean_over(by_group: Mapping[str, Effects], word: str) -> Finding:
     """The mean over groups as the effect, each group beside."""
-    seeds = sorted(set.intersection(*(set(effects) for effects in by_group.values())))
     return Finding(
-        effects={s: mean([effects[s] for effects in by_group.values()]) for s in seeds},
+        effects=_mean_by_seed(by_group),
         beside={f"{word}: {group}": effects for group, effects in by_group.items()}
         if len(by_group) > 1
         else {},
     )
+
+
+def _mean_by_seed(by_group: Mapping[str, Effects]) -> Effects:
+    seeds = sorted(set.intersection(*(set(effects) for effects in by_group.values())))
+    return {s: mean([effects[s] for effects in by_group.values()]) for s in seeds}
 
 
 def published_data(runs: Runs, setup: Setup, kind: str, place: str) -> Finding:

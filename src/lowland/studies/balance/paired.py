@@ -55,7 +55,7 @@ class Pairs:
     def fall_at_equal_loss(self, column: str, *, train: str = columns.TRAIN) -> Effects:
         """Plain minus SAM where each first has the lowest train loss that both reach.
 
-        Seeds that have none are left out.
+        NaN where there is no such loss: a mean over the other seeds would be one of survivors.
 
         Args:
             column: what falls.
@@ -64,8 +64,7 @@ class Pairs:
         found = {}
         for seed in self.seeds:
             values = values_at_equal_loss(self.plain(seed), self.sam(seed), column, train)
-            if values is not None:
-                found[seed] = values[0] - values[1]
+            found[seed] = math.nan if values is None else values[0] - values[1]
         return found
 
 

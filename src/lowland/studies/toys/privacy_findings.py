@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
-from lowland.studies.matched import at_equal_loss
 from lowland.studies.runs import NotMeasuredError, Runs
 from lowland.studies.study import Effects, Finding
 from lowland.studies.toys.columns import (
@@ -162,8 +161,7 @@ def sam_tells(runs: Runs) -> Finding:
         }
 
     beside = {"area under the ROC curve": less("auc", group)}
-    if matched := _matched(runs, group, chosen):
-        beside["at matched train loss"] = matched
+    beside["at matched train loss"] = tuned.gain_at_equal_loss("advantage", loss="train_loss")
     for width in wide[:-1]:
         beside[f"width {width}"] = less("advantage", network_group(width))
     for rho in rhos[1:]:
@@ -177,14 +175,3 @@ def sam_tells(runs: Runs) -> Finding:
         f"{tuned.largest:g}.",
         beside=beside,
     )
-
-
-def _matched(runs: Runs, group: str, chosen: Mapping[int, float]) -> Effects:
-    """The same where both first reach the lowest train loss that both reach."""
-    effects = {}
-    for seed, rho in chosen.items():
-        pair = [runs.run(group, r, seed) for r in (0.0, rho)]
-        values = at_equal_loss(pair, "advantage", loss="train_loss")
-        if values is not None:
-            effects[seed] = values[0] - values[1]
-    return effects
