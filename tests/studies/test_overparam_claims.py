@@ -83,6 +83,39 @@ def test_the_best_radius_grows() -> None:
     assert "in 0 cases" in finding.detail
 
 
+def test_one_radius_has_no_best_one() -> None:
+    """Between ρ = 0 and one other the slope would say where SAM gains, not how ρ* moves."""
+
+    def wide_gains(arm: Arm, rho: float, seed: int) -> dict[str, float]:
+        return {"validation/error": 0.3 - 0.1 * rho * (tens(arm) - 3)}
+
+    runs = study(wide_gains)
+    kept = [run for (_, rho, _), run in runs._runs.items() if rho in (0.0, 0.1)]
+    finding, verdict = measured("radius-grows", Runs(kept))
+    assert verdict.word == "no data here"
+    assert "two values above 0" in verdict.reason
+    assert measured("radius-grows", runs)[1].word != "no data here"
+    assert not finding.effects
+
+
+def test_matched_train_loss_stands_beside_every_gain() -> None:
+    """All train losses are equal at all times, so that it is the gain at the end."""
+    for name in (
+        "gain-grows",
+        "label-noise",
+        "label-noise-growth",
+        "sparse-random",
+        "sparse-snip",
+    ):
+        finding, _ = measured(name, study(growing))
+        beside = finding.beside["at matched train loss"]
+        assert beside == {s: pytest.approx(v) for s, v in finding.effects.items()}, name
+    for name in ("regularisation-growth", "regularisation-gain"):
+        finding, _ = measured(name, study(growing))
+        beside = finding.beside["weight decay, at matched train loss"]
+        assert beside == {s: pytest.approx(v) for s, v in finding.beside["weight decay"].items()}
+
+
 def test_plain_training_that_is_best_is_counted_and_stands_below_the_grid() -> None:
     def none(arm: Arm, rho: float, seed: int) -> dict[str, float]:
         return {"validation/error": 0.1 + rho}

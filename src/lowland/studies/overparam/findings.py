@@ -14,6 +14,8 @@ from lowland.studies.runs import NotMeasuredError, Runs
 from lowland.studies.study import Effects, Finding
 from lowland.studies.tuned import Read, Tuned, at_end, differences
 
+MATCHED = "at matched train loss"
+
 Places = Sequence[tuple[int, str]]
 """Parameters and group of networks, ascending."""
 
@@ -54,6 +56,11 @@ def gain_growth(
     return growth(runs, places, lambda g: Tuned.of(runs, g, read, or_none=or_none).gain(column))
 
 
+def matched_growth(runs: Runs, places: Places) -> Effects:
+    """Growth of the gain where SGD and SAM first reach the lowest train loss that both reach."""
+    return growth(runs, places, lambda g: Tuned.of(runs, g).gain_at_equal_loss())
+
+
 def gain_grows(runs: Runs, what: Measured) -> Finding:
     """The gain on clean labels; other noises, times and choices beside."""
     clean = what.dense(0.0)
@@ -70,9 +77,7 @@ def gain_grows(runs: Runs, what: Measured) -> Finding:
         beside={
             "on test images": gain_growth(runs, clean, column=TEST),
             "with early stopping": gain_growth(runs, clean, early_stopped),
-            "at matched train loss": growth(
-                runs, clean, lambda g: Tuned.of(runs, g).gain_at_equal_loss()
-            ),
+            MATCHED: matched_growth(runs, clean),
             "relative to SGD's error": growth(runs, clean, relative),
             "ρ = 0 may be chosen too": gain_growth(runs, clean, or_none=True),
             **{
@@ -124,6 +129,8 @@ def best_radii(runs: Runs, group: str, read: Read = at_end) -> Effects:
 def radius_grows(runs: Runs, what: Measured) -> Finding:
     """The best ρ on clean labels, other noises and early stopping beside."""
     clean = what.dense(0.0)
+    if min(len(runs.rhos(group)) for _, group in ran(runs, clean)) < 3:
+        raise NotMeasuredError("which ρ is best needs two values above 0")
     words, none, most = [], 0, 0
     for _, group in ran(runs, clean):
         best = list(best_radii(runs, group).values())
@@ -164,6 +171,9 @@ def noise_gain(runs: Runs, what: Measured) -> Finding:
     def of(noise: float, read: Read = at_end, column: str = VALIDATION) -> Effects:
         return Tuned.of(runs, Arm(hidden=what.widest, noise=noise).group, read).gain(column)
 
+    def matched(noise: float) -> Effects:
+        return Tuned.of(runs, Arm(hidden=what.widest, noise=noise).group).gain_at_equal_loss()
+
     most = what.noises[-1]
     return Finding(
         effects=differences(of(most), of(0.0)),
@@ -173,6 +183,7 @@ def noise_gain(runs: Runs, what: Measured) -> Finding:
         beside={
             "on test images": differences(of(most, column=TEST), of(0.0, column=TEST)),
             "with early stopping": differences(of(most, early_stopped), of(0.0, early_stopped)),
+            MATCHED: differences(matched(most), matched(0.0)),
             **{
                 f"label noise {noise:.0%}": differences(of(noise), of(0.0))
                 for noise in what.noises[1:-1]
@@ -195,6 +206,9 @@ def noise_growth(runs: Runs, what: Measured) -> Finding:
         beside={
             "on test images": differences(of(most, column=TEST), of(0.0, column=TEST)),
             "with early stopping": differences(of(most, early_stopped), of(0.0, early_stopped)),
+            MATCHED: differences(
+                matched_growth(runs, what.dense(most)), matched_growth(runs, what.dense(0.0))
+            ),
         },
     )
 
@@ -202,14 +216,17 @@ def noise_growth(runs: Runs, what: Measured) -> Finding:
 def sparse_gain(runs: Runs, what: Measured, mask: str) -> Finding:
     """Gain of masked large networks minus that of dense ones with as many active weights."""
 
-    def of(sparsity: float, read: Read = at_end, column: str = VALIDATION) -> Effects:
+    def both(sparsity: float, read: Read = at_end) -> tuple[Tuned, Tuned]:
         arm = Arm(hidden=what.widest, mask=mask, sparsity=sparsity)
-        dense = Arm(hidden=what.twin(sparsity))
-        same = what.sparse_radii
-        return differences(
-            Tuned.of(runs, arm.group, read, among=same).gain(column),
-            Tuned.of(runs, dense.group, read, among=same).gain(column),
-        )
+        groups = (arm.group, Arm(hidden=what.twin(sparsity)).group)
+        masked, dense = (Tuned.of(runs, g, read, among=what.sparse_radii) for g in groups)
+        return masked, dense
+
+    def of(sparsity: float, read: Read = at_end, column: str = VALIDATION) -> Effects:
+        return differences(*(one.gain(column) for one in both(sparsity, read)))
+
+    def matched(sparsity: float) -> Effects:
+        return differences(*(one.gain_at_equal_loss() for one in both(sparsity)))
 
     def over_wide(sparsity: float) -> Effects:
         arm = Arm(hidden=what.widest, mask=mask, sparsity=sparsity)
@@ -230,6 +247,7 @@ def sparse_gain(runs: Runs, what: Measured, mask: str) -> Finding:
             **{f"sparsity {s:.0%}": of(s) for s in every},
             "on test images": average([of(s, column=TEST) for s in every]),
             "with early stopping": average([of(s, early_stopped) for s in every]),
+            MATCHED: average([matched(s) for s in every]),
             "against the large network, dense": average([over_wide(s) for s in every]),
         },
     )
@@ -254,12 +272,16 @@ def regularised_gain(runs: Runs, what: Measured) -> Finding:
         group = Arm(hidden=what.regularised[-1], noise=noise, decay=decay).group
         return Tuned.of(runs, group, read).gain(column)
 
+    def matched(decay: bool) -> Effects:
+        arm = Arm(hidden=what.regularised[-1], noise=noise, decay=decay)
+        return Tuned.of(runs, arm.group).gain_at_equal_loss()
+
     means = ", ".join(f"{cell} {100 * mean(list(of(cell).values())):.2f}" for cell in _cells(what))
     return Finding(
         effects=_either(of),
         detail=f"Gain in points: {means}.",
         resolution=0.5 / what.validation,
-        beside=_against_neither(of),
+        beside=_against_neither(of, matched),
     )
 
 
@@ -268,19 +290,19 @@ def regularised_growth(runs: Runs, what: Measured) -> Finding:
     noise = what.noises[-1]
     sizes = [(what.count(h), h) for h in what.regularised]
 
+    def places(decay: bool) -> Places:
+        return [(n, Arm(hidden=h, noise=noise, decay=decay).group) for n, h in sizes]
+
     def of(cell: str, column: str = VALIDATION) -> Effects:
         decay, read = _cells(what)[cell]
-        places = [(n, Arm(hidden=h, noise=noise, decay=decay).group) for n, h in sizes]
-        return gain_growth(runs, places, read, column)
+        return gain_growth(runs, places(decay), read, column)
 
     means = ", ".join(f"{cell} {100 * mean(list(of(cell).values())):.2f}" for cell in _cells(what))
     return Finding(
         effects=_either(of),
         detail=f"Slopes in points for ten times the parameters: {means}.",
-        resolution=smallest_step(
-            runs, [(n, Arm(hidden=h, noise=noise).group) for n, h in sizes], 0.5 / what.validation
-        ),
-        beside=_against_neither(of),
+        resolution=smallest_step(runs, places(False), 0.5 / what.validation),
+        beside=_against_neither(of, lambda decay: matched_growth(runs, places(decay))),
     )
 
 
@@ -288,10 +310,13 @@ def _either(of: Callable[..., Effects]) -> Effects:
     return differences(average([of("weight decay"), of("early stopping")]), of("neither"))
 
 
-def _against_neither(of: Callable[..., Effects]) -> dict[str, Effects]:
+def _against_neither(
+    of: Callable[..., Effects], matched: Callable[[bool], Effects]
+) -> dict[str, Effects]:
     cells = ("weight decay", "early stopping", "both")
     either = average([of("weight decay", TEST), of("early stopping", TEST)])
     return {
         **{cell: differences(of(cell), of("neither")) for cell in cells},
         "on test images": differences(either, of("neither", TEST)),
+        f"weight decay, {MATCHED}": differences(matched(True), matched(False)),
     }
