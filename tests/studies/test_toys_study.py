@@ -123,6 +123,12 @@ def test_drift():
     assert at.effects[0] == pytest.approx(0.4)
     assert at.beside["ρ = 0.3"][0] == pytest.approx(0.2)
 
+    def lost(rho, seed, step):
+        return values(rho, seed, step) | ({"usam/y": math.nan} if rho and seed == 1 else {})
+
+    gone = findings.drifts(Runs(made(DRIFT, lost, (0.0, 0.1, 0.3)))).effects
+    assert math.isnan(gone[1]), "USAM that has diverged is no effect of 0"
+
 
 def test_falls_and_slopes_of_losses():
     """USAM falls by a decade every four evaluations, SAM stays, decreasing falls as 1/k²."""
@@ -191,6 +197,15 @@ def test_membership_of_networks():
     assert "ρ = 0.2 (3 of 3 seeds)" in found.detail
     # SAM is at plain training's last loss one evaluation earlier, with less of an advantage
     assert found.beside["at matched train loss"][0] > 0.04
+
+    def stuck(rho, seed, step):
+        row = {"advantage": 0.1, "auc": 0.5, "val_error": 0.3 - rho, "train_loss": 0.5**step}
+        return row | ({"train_loss": 1.0 + step} if rho and seed == 1 else {})
+
+    held = Runs([run for w in WIDTHS for run in made(network_group(w), stuck, NETWORK_RADII)])
+    matched = privacy_findings.sam_tells(held).beside["at matched train loss"]
+    assert math.isnan(matched[1]), "a mean of the others would be one of survivors"
+    assert matched[0] == pytest.approx(0.0)
 
 
 @pytest.mark.parametrize(

@@ -107,6 +107,8 @@ def test_evenness_and_scaling_are_means_over_training() -> None:
 def test_last_layer_against_all_layers_and_the_hard_feature_alone() -> None:
     assert values("toy-redundant-as-sam") == pytest.approx([0.02] * 4)
     assert values("toy-redundant-under-learned") == pytest.approx([0.25] * 4)
+    beside = judged("toy-redundant-as-sam", made())[0].beside["at equal train loss"]
+    assert list(beside.values()) == pytest.approx([0.02] * 4)
 
 
 def test_a_corner_that_is_off_is_seen() -> None:
@@ -115,6 +117,36 @@ def test_a_corner_that_is_off_is_seen() -> None:
     finding, verdict = judged("corner-lsam", made())
     assert finding.effects[2] == 2e-6
     assert verdict.word != "holds"
+
+
+def test_a_corner_that_is_no_number_is_never_dropped() -> None:
+    """It is the largest over the networks of a seed, of which one is fine."""
+    places = (PLACE, Place("mlp, redundant", "mlp", 1.0, "digits", 568))
+
+    def corner(rho: float, seed: int, step: int) -> dict[str, float]:
+        return {columns.CORNER_SGD: math.nan if seed == 1 else 1e-15}
+
+    def fine(rho: float, seed: int, step: int) -> dict[str, float]:
+        return {columns.CORNER_SGD: 1e-16}
+
+    for one, other in ((fine, corner), (corner, fine)):
+        runs = Runs(
+            [
+                run
+                for place, values in zip(places, (one, other), strict=True)
+                for run in make_runs(values, group=place.name, rhos=(0.0,), seeds=SEEDS)
+            ]
+        )
+        (claim,) = (c for c in claims(places) if c.name == "corner-sgd")
+        finding, verdict = assess(claim, runs, family=1)
+        assert math.isnan(finding.effects[1])
+        assert verdict.word == "cannot tell"
+
+
+def test_sentences_keep_their_capitals() -> None:
+    sentences = {claim.name: claim.sentence for claim in claims((PLACE,))}
+    assert sentences["toy-redundant-lsam"].startswith("Last-layer SAM improves")
+    assert sentences["toy-redundant-rate"].startswith("Learning-rate scaling alone improves")
 
 
 def test_figures_and_the_table_of_shares() -> None:
@@ -184,6 +216,17 @@ def test_rows_of_the_arms_and_of_sam() -> None:
     end = {(row["rho"], row["seed"]): row for row in whole if row["step"] == 4}
     assert end[0.0, 5][columns.TRAIN] == pytest.approx(plain["lsam/train/loss"], rel=1e-5)
     assert end[0.1, 5][columns.TRAIN] != end[0.0, 5][columns.TRAIN]
+
+
+def test_sam_that_was_stopped_has_no_numbers_from_then_on() -> None:
+    """Its gradient at w + ε is not finite: it stays where it was, which is no trained network."""
+    common = {"seed": 5, "rho": 0.0, "count": 1, "data": "", "network": "toy", **SMALL}
+    rows = list(sam_runs(**common, correlation=1.0, radii=[0.0, 1e38], alone=False))  # type: ignore[arg-type]
+    end = {row["rho"]: row for row in rows if row["step"] == 4}
+    assert math.isfinite(end[0.0][columns.HARD])  # type: ignore[arg-type]
+    assert math.isnan(end[1e38][columns.HARD])  # type: ignore[arg-type]
+    assert math.isnan(end[1e38][columns.VALIDATION])  # type: ignore[arg-type]
+    assert (end[1e38]["seed"], end[1e38]["step"]) == (5, 4)
 
 
 def planned(**choice: object) -> Plan:

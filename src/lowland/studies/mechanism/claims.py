@@ -107,7 +107,7 @@ def _of(place: Place) -> Iterator[Claim]:
     for arm, name in ((IMPORTANCE, "importance"), (RATE, "rate"), (LSAM, "lsam")):
         yield claim(
             name,
-            f"{WORDS[arm].capitalize()} improves the hard feature",
+            f"{WORDS[arm][0].upper()}{WORDS[arm][1:]} improves the hard feature",
             f"hard-feature probe error of plain SGD minus that of {WORDS[arm]}, at the ρ that "
             "validation data choose for last-layer SAM, at the end",
             "points",

@@ -6,7 +6,8 @@ seeds (equal errors are decided by the validation loss); every arm is judged at 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 
 from lowland.studies.balance.paired import TIE, Pairs, at_rho, or_none, without_empty
 from lowland.studies.balance.paired import chosen as chosen_by
@@ -16,6 +17,7 @@ from lowland.studies.mechanism.arms import IMPORTANCE, LSAM, RATE
 from lowland.studies.mechanism.columns import WORDS, Place, of
 from lowland.studies.runs import NotMeasuredError, Run, Runs
 from lowland.studies.study import Effects, Finding
+from lowland.studies.tuned import differences
 
 
 def corner(runs: Runs, places: tuple[Place, ...], column: str) -> Finding:
@@ -24,10 +26,14 @@ def corner(runs: Runs, places: tuple[Place, ...], column: str) -> Finding:
     if not groups:
         raise NotMeasuredError("no arm was trained")
     seeds = sorted(set.intersection(*(set(runs.whole_seeds(g, [0.0])) for g in groups)))
-    found = {seed: max(runs.final(g, 0.0, seed, column) for g in groups) for seed in seeds}
-    return Finding(
-        effects=found, detail=f"Largest of all seeds and networks: {max(found.values()):.1e}."
-    )
+    found = {seed: _largest([runs.final(g, 0.0, seed, column) for g in groups]) for seed in seeds}
+    most = _largest(list(found.values()))
+    return Finding(effects=found, detail=f"Largest of all seeds and networks: {most:.1e}.")
+
+
+def _largest(values: Sequence[float]) -> float:
+    """The largest; NaN if one of them is."""
+    return math.nan if any(map(math.isnan, values)) else max(values)
 
 
 def under_learned(runs: Runs, place: Place) -> Finding:
@@ -93,8 +99,11 @@ def gain(runs: Runs, place: Place, arm: str) -> Finding:
 
 def sam_gain(runs: Runs, place: Place) -> Effects:
     """The same of SAM on all parameters, at the ρ that its own validation errors choose."""
-    pairs = _chosen(runs, place.sam, columns.VALIDATION, columns.VALIDATION_LOSS)
-    return pairs.fall(columns.HARD)
+    return _sam_pairs(runs, place).fall(columns.HARD)
+
+
+def _sam_pairs(runs: Runs, place: Place) -> Pairs:
+    return _chosen(runs, place.sam, columns.VALIDATION, columns.VALIDATION_LOSS)
 
 
 def as_sam(runs: Runs, place: Place) -> Finding:
@@ -102,11 +111,17 @@ def as_sam(runs: Runs, place: Place) -> Finding:
     pairs = by_validation(runs, place)
     last, whole = pairs.fall(of(LSAM, columns.HARD)), sam_gain(runs, place)
     seeds = [seed for seed in last if seed in whole]
+
+    def matched() -> Effects:
+        sam = _sam_pairs(runs, place).fall_at_equal_loss(columns.HARD, train=columns.TRAIN)
+        return differences(_at_equal_loss(pairs, LSAM), sam)
+
     return Finding(
         effects={seed: last[seed] - whole[seed] for seed in seeds},
         detail=f"Mean gain {mean([last[s] for s in seeds]) * 100:.2f} points with the last layer, "
         f"{mean([whole[s] for s in seeds]) * 100:.2f} with all.{pairs.how}",
         resolution=1 / place.test,
+        beside=without_empty({"at equal train loss": or_none(matched)}),
     )
 
 

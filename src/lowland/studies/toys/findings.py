@@ -215,7 +215,7 @@ def drifts(runs: Runs) -> Finding:
 
     def ratio(run: Run) -> float:
         usam, sam = (abs(run.final(f"{arm}/y")) for arm in ("usam", "sam"))
-        return math.log10(usam / max(sam, LEAST)) if usam > 0 else 0.0
+        return 0.0 if usam == 0 else math.log10(usam / max(sam, LEAST))
 
     found = {rho: each(runs, DRIFT, ratio, rho) for rho in rhos}
     return Finding(
