@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-
 TIE = 1e-12
 """Means of errors closer than this, relatively, are equal: shares of images have no exact sums."""
 
