@@ -76,6 +76,10 @@ def test_outside_against_inside_and_what_retraining_gains() -> None:
     runs = made()
     outside = findings.more_outside(runs, GROUPS).effects
     assert list(outside.values()) == pytest.approx([0.04 - 0.01] * 3)
+    matched = findings.more_outside(runs, GROUPS).beside["at matched train loss"]
+    of_outside = findings.gain(runs, GROUPS, columns.OUTSIDE).beside["at matched train loss"]
+    # inside nothing changes over training, so that the gain there is 0.01 at every loss
+    assert list(matched.values()) == pytest.approx([v - 0.01 for v in of_outside.values()])
     retrained = findings.retraining(runs, GROUPS)
     assert list(retrained.effects.values()) == pytest.approx([0.05] * 3)
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 
 from lowland.studies.domains import columns
 from lowland.studies.effects import mean
-from lowland.studies.matched import at_equal_loss
 from lowland.studies.runs import NotMeasuredError, Runs
 from lowland.studies.study import Effects, Finding
-from lowland.studies.tuned import Tuned
+from lowland.studies.tuned import Tuned, differences
 
 Of = Callable[[Tuned], Effects]
+
+MATCHED = "at matched train loss"
 
 
 def gain(runs: Runs, groups: Sequence[str], column: str) -> Finding:
@@ -25,7 +25,7 @@ def gain(runs: Runs, groups: Sequence[str], column: str) -> Finding:
         ),
     }
     if column == columns.OUTSIDE:
-        beside["at matched train loss"] = _mean(tuned, _at_equal_loss)
+        beside[MATCHED] = _mean(tuned, lambda t: _at_equal_loss(t, column))
     return Finding(
         effects=_mean(tuned, lambda t: _fall(t, column)),
         detail=f"{_errors(tuned, column)}{_choices(tuned)}",
@@ -41,7 +41,14 @@ def more_outside(runs: Runs, groups: Sequence[str]) -> Finding:
         outside, inside = (_fall(one, c) for c in (columns.OUTSIDE, columns.INSIDE))
         return {s: outside[s] - inside[s] for s in outside}
 
-    return Finding(effects=_mean(tuned, difference), detail=_errors(tuned, columns.INSIDE))
+    def matched(one: Tuned) -> Effects:
+        return differences(*(_at_equal_loss(one, c) for c in (columns.OUTSIDE, columns.INSIDE)))
+
+    return Finding(
+        effects=_mean(tuned, difference),
+        detail=_errors(tuned, columns.INSIDE),
+        beside={MATCHED: _mean(tuned, matched)},
+    )
 
 
 def retraining(runs: Runs, groups: Sequence[str]) -> Finding:
@@ -81,14 +88,9 @@ def _fall(tuned: Tuned, column: str) -> Effects:
     return {s: before[s] - after[s] for s in before}
 
 
-def _at_equal_loss(tuned: Tuned) -> Effects:
-    """Errors where both first reach the lowest train loss that both reach; NaN without one."""
-    found = {}
-    for seed, rho in tuned.chosen.items():
-        both = [tuned.runs.run(tuned.group, r, seed) for r in (0.0, rho)]
-        errors = at_equal_loss(both, columns.OUTSIDE, loss=columns.TRAIN_LOSS)
-        found[seed] = math.nan if errors is None else errors[0] - errors[1]
-    return found
+def _at_equal_loss(tuned: Tuned, column: str) -> Effects:
+    """The gain where both first reach the lowest train loss that both reach; NaN without one."""
+    return tuned.gain_at_equal_loss(column, loss=columns.TRAIN_LOSS)
 
 
 def _choices(tuned: Mapping[str, Tuned]) -> str:
