@@ -55,6 +55,24 @@ def test_every_claim_is_a_row_run_or_not(place: Path) -> None:
     json.dumps(table, allow_nan=False)
 
 
+def test_a_claim_that_no_record_knows_is_a_row_that_was_not_run(place: Path) -> None:
+    """A claim that was added after a study had run is not left out of the table."""
+
+    def grown(choice: Choice) -> Plan:
+        before = STUDY.plan(choice)
+        later = dataclasses.replace(before.claims[0], name="later", sentence="It falls later.")
+        return dataclasses.replace(before, claims=(later, *before.claims))
+
+    table = studies.claims_table(
+        "made/up", {"made/up": dataclasses.replace(STUDY, plan=grown)}, [place]
+    )
+    found = [(row["sentence"], row["verdict"], row["setting"]) for row in table["rows"]]
+    assert found == [
+        ("It falls.", "holds", "numbers, default, only"),
+        ("It falls later.", "not run", ""),
+    ]
+
+
 def test_of_two_records_of_the_same_the_later_counts(place: Path, tmp_path: Path) -> None:
     record = json.loads((place / "one" / "results.json").read_text(encoding="utf-8"))
     for name, time, word in (("a", "2030", "cannot tell"), ("b", "2001", "does not hold")):

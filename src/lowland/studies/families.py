@@ -1,7 +1,7 @@
 """A study and those under it: a whole paper, run in one go and shown in one table of verdicts.
 
 `low-rank/relu` is under `low-rank`. The table has a row for every claim of every one of them: with
-the verdict of each record of results that is found, or without one where nothing has been run.
+the verdict of each record of results that is found, or without one where no record has judged it.
 """
 
 from __future__ import annotations
@@ -46,10 +46,10 @@ def claims_table(
     rows: list[dict[str, Any]] = []
     for study in members:
         of_study = [record for record in found if record["study"]["name"] == study.name]
-        if of_study:
-            rows += _judged(study, of_study)
-        else:
-            rows += [_row(study, describe(claim)) for claim in _planned(study)]
+        rows += _judged(study, of_study)
+        judged = {claim["name"] for record in of_study for claim in record["claims"]}
+        # a claim that is newer than the records is a row, too
+        rows += [_row(study, describe(c)) for c in _planned(study) if c.name not in judged]
     head = studies[name]
     return {
         "name": name,
@@ -114,7 +114,7 @@ def _row(
 
 
 def _planned(study: Study) -> Sequence[Claim]:
-    """The claims of a study that has not been run; none where its data are not here."""
+    """The claims of a study as it is now; none where its data are not here."""
     try:
         return study.plan(study.choose()).claims
     except InputError:
