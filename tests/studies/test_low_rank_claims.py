@@ -36,9 +36,11 @@ def test_names_and_thresholds_are_what_they_were_when_the_study_was_fixed() -> N
         "rank-at-end": 0.05,
         "rank-throughout": 0.05,
         "rank-from-initialisation": 0.05,
+        "rank-at-other-blocks": 0.05,
         "test-error": 0.0025,
         "knn-error": 0.0025,
         "rank-on-test": 0.05,
+        "rank-falls-on-test": 0.05,
         "order-across-thresholds": 0.2,
         "rank-at-matched-loss": 0.05,
         "error-at-large-rho": 0.0025,
@@ -51,6 +53,7 @@ def test_names_and_thresholds_are_what_they_were_when_the_study_was_fixed() -> N
         "augmentation-reveals": 0.05,
         "decay-is-not-enough": 0.05,
         "collapse-at-last-block": 0.5,
+        "collapse-interferes": 0.05,
         "collapse-in-a-cascade": 0.5,
     }
 
@@ -66,14 +69,55 @@ def test_rank_at_the_end() -> None:
     assert finding.beside == {}  # nothing else was measured
 
 
-def test_rank_throughout_leaves_initialisation_out() -> None:
+def test_rank_throughout_is_the_weaker_half_without_initialisation() -> None:
     def values(rho: float, seed: int, step: int) -> dict[str, float]:
         return {RANK: 100 * (1 - rho * step)}
 
-    finding, _ = measured("rank-throughout", make_runs(values, rhos=(0.0, 0.1)))
-    assert finding.effects == pytest.approx(dict.fromkeys(range(3), 0.2))  # of .1, .2, .3
-    assert finding.beside["first half of training"] == pytest.approx(dict.fromkeys(range(3), 0.1))
-    assert "9 of 9 evaluations" in finding.detail
+    runs = make_runs(values, rhos=(0.0, 0.1), evaluations=5)
+    finding, _ = measured("rank-throughout", runs)
+    assert finding.effects == pytest.approx(dict.fromkeys(range(3), 0.15))  # of .1, .2
+    assert finding.beside["second half of training"][0] == pytest.approx(0.35)  # of .3, .4
+    assert finding.beside["all of training"][0] == pytest.approx(0.25)
+    assert "12 of 12 evaluations" in finding.detail
+    one = make_runs(values, rhos=(0.0, 0.1), evaluations=2)
+    assert measured("rank-throughout", one)[1].word == "no data here"
+
+
+def test_a_rank_that_is_lower_at_the_end_alone_is_not_lower_throughout() -> None:
+    def values(rho: float, seed: int, step: int) -> dict[str, float]:
+        return {RANK: 100 * (1 - (rho if step == 4 else 0))}
+
+    finding, verdict = measured("rank-throughout", make_runs(values, evaluations=5))
+    assert finding.beside["all of training"][0] == pytest.approx(0.1)
+    assert verdict.word == "does not hold"
+
+
+def test_other_blocks_count_by_the_smallest_fall() -> None:
+    other, last = rank_column("block1"), rank_column("pool")
+
+    def values(rho: float, seed: int, step: int) -> dict[str, float]:
+        return {RANK: 100.0, other: 100 - 50 * rho, last: 100.0}
+
+    what = dataclasses.replace(WHAT, others=("block1", "pool"))
+    found = {claim.name: claim for claim in claims(what)}
+    finding, _ = assess(found["rank-at-other-blocks"], Runs(make_runs(values)), family=9)
+    assert finding.effects == pytest.approx(dict.fromkeys(range(3), 0.2))
+    alone = dataclasses.replace(WHAT, others=("pool",))
+    found = {claim.name: claim for claim in claims(alone)}
+    _, verdict = assess(found["rank-at-other-blocks"], Runs(make_runs(values)), family=9)
+    assert verdict.word == "no data here"
+
+
+def test_the_fall_on_test_images_is_judged_apart() -> None:
+    on_test = rank_column("block2", split="test")
+
+    def values(rho: float, seed: int, step: int) -> dict[str, float]:
+        return {RANK: 100 * (1 - rho), on_test: 100.0 + seed}
+
+    finding, verdict = measured("rank-falls-on-test", make_runs(values))
+    assert finding.effects == pytest.approx(dict.fromkeys(range(3), 0.0))
+    assert finding.beside["on as many train images"][0] == pytest.approx(0.4)
+    assert verdict.word == "does not hold"
 
 
 @pytest.mark.parametrize(
@@ -121,16 +165,17 @@ def test_neighbours_have_a_choice_of_their_own() -> None:
     assert finding.resolution == 1 / 500
 
 
-def test_rank_on_test_is_a_mean_over_rho() -> None:
+def test_ranks_on_test_that_are_off_both_ways_are_not_close() -> None:
     on_test = rank_column("block2", split="test")
 
     def values(rho: float, seed: int, step: int) -> dict[str, float]:
-        return {RANK: 100.0, on_test: {0.0: 103.0, 0.1: 100.0, 0.4: 97.0}[rho]}
+        return {RANK: 100.0, on_test: {0.0: 130.0, 0.1: 100.0, 0.4: 70.0}[rho]}
 
     finding, verdict = measured("rank-on-test", make_runs(values))
-    assert finding.effects == pytest.approx(dict.fromkeys(range(3), 0.0), abs=1e-12)
-    assert verdict.word == "holds"
-    assert "3.0%" in finding.detail
+    assert finding.effects == pytest.approx(dict.fromkeys(range(3), 0.2))
+    assert finding.beside["with its sign"] == pytest.approx(dict.fromkeys(range(3), 0.0), abs=1e-12)
+    assert verdict.word == "does not hold"
+    assert "30.0%" in finding.detail
 
 
 def test_order_across_thresholds() -> None:

@@ -84,17 +84,45 @@ def test_the_weaker_of_plain_training_and_sam_counts_at_the_start() -> None:
     assert finding.beside["at ρ = 0.4"][0] == pytest.approx(0.6)
 
 
-def test_drops_with_large_steps_and_what_rho_adds() -> None:
+@pytest.mark.parametrize(
+    ("large", "small", "effect", "word"),
+    [
+        (60.0, 130.0, 0.4, "holds"),
+        (60.0, 98.0, 0.08, "cannot tell"),  # 2 · 5% minus 2%
+        (92.0, 130.0, 0.08, "cannot tell"),
+        (60.0, 80.0, -0.1, "does not hold"),  # a drop with small steps, too
+        (100.0, 130.0, 0.0, "does not hold"),  # no drop, but a rise with small steps
+    ],
+)
+def test_a_drop_with_large_steps_only(large: float, small: float, effect: float, word: str) -> None:
+    runs = [
+        *curves("main", [100.0, *[small] * 4], [100.0, 90.0, 90.0, 90.0, 90.0]),
+        *curves("large-step", [100.0, *[large] * 4], [100.0, 40.0, 60.0, 60.0, 60.0]),
+    ]
+    finding, verdict = measured("drop-with-large-steps", runs)
+    assert finding.effects[0] == pytest.approx(effect)
+    assert finding.beside["the difference"][0] == pytest.approx((small - large) / 100)
+    assert finding.beside["the difference at the largest ρ"][0] == pytest.approx(0.6 - 0.1)
+    assert verdict.word == word
+
+
+def test_what_rho_adds_to_the_drop_with_large_steps() -> None:
     runs = [
         *curves("main", [100.0, 95.0, 90.0, 90.0, 90.0], [100.0, 90.0, 90.0, 90.0, 90.0]),
         *curves("large-step", [100.0, 60.0, 60.0, 60.0, 60.0], [100.0, 40.0, 60.0, 60.0, 60.0]),
     ]
-    finding, verdict = measured("drop-with-large-steps", runs)
-    assert finding.effects[0] == pytest.approx(0.4 - 0.05)
-    assert finding.beside["the difference at the largest ρ"][0] == pytest.approx(0.6 - 0.1)
-    assert verdict.word == "holds"
     finding, _ = measured("drop-by-rho-and-step", runs)
     assert finding.effects[0] == pytest.approx((0.6 - 0.4) - (0.1 - 0.05))
+
+
+@pytest.mark.parametrize(("at_last", "word"), [(0.1, "holds"), (0.6, "does not hold")])
+def test_collapse_interferes_where_the_last_rank_falls_less(at_last: float, word: str) -> None:
+    def values(rho: float, seed: int, step: int) -> dict[str, float]:
+        return {RANK: 100 * (1 - rho), POOL: 50 * (1 - at_last * rho / 0.4)}
+
+    finding, verdict = measured("collapse-interferes", make_runs(values))
+    assert finding.effects == pytest.approx(dict.fromkeys(range(3), 0.4 - at_last))
+    assert verdict.word == word
 
 
 def test_a_group_that_was_not_run_is_no_data() -> None:
@@ -169,7 +197,7 @@ def both_splits(fewer: bool) -> list[Run]:
 @pytest.mark.parametrize("fewer", [False, True])
 def test_ranks_are_compared_on_as_many_images(fewer: bool) -> None:
     finding, _ = measured("rank-on-test-post-activation", both_splits(fewer))
-    assert finding.effects == pytest.approx({0: -0.05, 1: -0.04, 2: -0.03})
+    assert finding.effects == pytest.approx({0: 0.05, 1: 0.04, 2: 0.03})
     (drawing,) = figures(Runs(both_splits(fewer)), WHAT)
     assert "post-activation" in drawing.title
     train, test = drawing.lines

@@ -59,7 +59,8 @@ def _rank_claims(what: Measured) -> tuple[Claim, ...]:
             source="Fig. 1 to 3 (right), §3.1",
             published="shape: the curves of larger ρ run lower over all of training",
             effect=(
-                f"the same share, as the mean over all evaluations after initialisation, of {where}"
+                f"the same share of {where}, as the mean over the evaluations of the first half of "
+                "training (initialisation left out) or of the second, the smaller one"
             ),
             unit="percent",
             rule=AtLeast(SHARE),
@@ -82,6 +83,20 @@ def _rank_claims(what: Measured) -> tuple[Claim, ...]:
             rule=AtLeast(SHARE),
             reason=_RANK_REASON,
             find=partial(ranks.rank_from_initialisation, what=what),
+        ),
+        Claim(
+            name="rank-at-other-blocks",
+            sentence="The reduction happens at different layers: at the other blocks too.",
+            source="Abstract, §4.2",
+            published="none: stated of multiple layers",
+            effect=(
+                f"the smallest, over the blocks beside {what.block}, of the shares by which "
+                "their rank is lower at the largest ρ than at ρ = 0"
+            ),
+            unit="percent",
+            rule=AtLeast(SHARE),
+            reason=_RANK_REASON,
+            find=partial(ranks.rank_at_other_blocks, what=what),
         ),
     )
 
@@ -137,12 +152,24 @@ def _control_claims(what: Measured) -> tuple[Claim, ...]:
             published="very similar at every ρ, for two networks and two data sets",
             effect=(
                 f"{where} on test images over that on equally many train images, minus 1, "
-                "mean over ρ"
+                "mean of magnitudes over ρ"
             ),
             unit="percent",
             rule=Within(SHARE),
             reason="The same twentieth within which a change of the rank does not matter.",
             find=partial(ranks.rank_on_test, what=what),
+        ),
+        Claim(
+            name="rank-falls-on-test",
+            sentence="The low-rank effect generalizes to unseen samples: the rank falls with ρ on "
+            "test images too.",
+            source="Fig. 9, App. B; §3.1",
+            published="shape: falls with ρ on test images as on train images",
+            effect=f"share by which {where} on test images is lower at the largest ρ than at ρ = 0",
+            unit="percent",
+            rule=AtLeast(SHARE),
+            reason=_RANK_REASON,
+            find=partial(ranks.rank_falls_on_test, what=what),
         ),
         Claim(
             name="order-across-thresholds",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from itertools import zip_longest
 
 from lowland.studies.effects import (
@@ -31,35 +32,37 @@ from lowland.studies.study import Effects, Finding
 def rank_at_end(runs: Runs, what: Measured) -> Finding:
     """1 - R(ρmax) / R(0) at the last evaluation."""
 
-    def fall(column: str) -> Effects:
-        top = runs.rhos(MAIN)[-1]
-        return {
-            seed: relative_fall(
-                runs.final(MAIN, 0.0, seed, column), runs.final(MAIN, top, seed, column)
-            )
-            for seed in runs.seeds(MAIN)
-        }
-
     column = rank_column(what.block)
     return Finding(
-        effects=fall(column),
+        effects=fall(runs, MAIN, column),
         detail=means_by_rho(runs, column) + _order_with_rho(runs, column),
         resolution=one_rank(runs, column),
-        beside=_where_measured(_variants(what), fall),
+        beside=_where_measured(_variants(what), partial(fall, runs, MAIN)),
     )
 
 
 def rank_throughout(runs: Runs, what: Measured) -> Finding:
-    """Mean of 1 - R(ρmax) / R(0) over all evaluations after initialisation."""
+    """Mean of 1 - R(ρmax) / R(0) over the evaluations of a half of training, the smaller one.
+
+    A mean over all of training could be carried by its end alone.
+    """
     column = rank_column(what.block)
     falls = _falls_over_time(runs, column)
     below = [fall > 0 for curve in falls.values() for fall in curve]
     detail = f"Rank lower than in plain training at {sum(below)} of {len(below)} evaluations."
+    if any(len(curve) < 2 for curve in falls.values()):
+        raise NotMeasuredError("two evaluations after initialisation are needed to have two halves")
+    first = {seed: mean(curve[: len(curve) // 2]) for seed, curve in falls.items()}
+    second = {seed: mean(curve[len(curve) // 2 :]) for seed, curve in falls.items()}
     return Finding(
-        effects={seed: mean(curve) for seed, curve in falls.items()},
+        effects={seed: _least(first[seed], second[seed]) for seed in falls},
         detail=detail,
         resolution=one_rank(runs, column),
-        beside={"first half of training": {s: mean(c[: len(c) // 2]) for s, c in falls.items()}},
+        beside={
+            "first half of training": first,
+            "second half of training": second,
+            "all of training": {seed: mean(curve) for seed, curve in falls.items()},
+        },
     )
 
 
@@ -96,14 +99,17 @@ def rank_from_initialisation(runs: Runs, what: Measured) -> Finding:
 
 
 def rank_on_test(runs: Runs, what: Measured, group: str = MAIN) -> Finding:
-    """Mean over ρ of R on test images / R on as many train images, minus 1."""
+    """Mean over ρ of |R on test images / R on as many train images - 1|.
+
+    The magnitudes, since a rank that is higher on test at one ρ and lower at another is not close.
+    """
 
     def ratios(seed: int, column: str) -> list[float]:
         on_test = column.replace("rank/train/", "rank/test/")
         return _ratios(runs, group, seed, on_test, of_as_many(runs, group, seed, column))
 
     def deviation(column: str) -> Effects:
-        return {seed: mean(ratios(seed, column)) for seed in runs.seeds(group)}
+        return {s: mean([abs(r) for r in ratios(s, column)]) for s in runs.seeds(group)}
 
     column = rank_column(what.block)
     single = [r for seed in runs.seeds(group) for r in ratios(seed, column)]
@@ -112,8 +118,50 @@ def rank_on_test(runs: Runs, what: Measured, group: str = MAIN) -> Finding:
         effects=deviation(column),
         detail=f"Largest difference in a single run: {largest:+.1%}.",
         resolution=one_rank(runs, column, group),
-        beside=_where_measured(_variants(what), deviation),
+        beside={
+            "with its sign": {s: mean(ratios(s, column)) for s in runs.seeds(group)},
+            **_where_measured(_variants(what), deviation),
+        },
     )
+
+
+def rank_falls_on_test(runs: Runs, what: Measured) -> Finding:
+    """1 - R(ρmax) / R(0) on test images, at the last evaluation."""
+    column = rank_column(what.block, split="test")
+    return Finding(
+        effects=fall(runs, MAIN, column),
+        detail=means_by_rho(runs, column),
+        resolution=one_rank(runs, column),
+        beside={
+            "on as many train images": fall(
+                runs,
+                MAIN,
+                of_as_many(runs, MAIN, runs.seeds(MAIN)[0], rank_column(what.block)),
+            ),
+        },
+    )
+
+
+def rank_at_other_blocks(runs: Runs, what: Measured) -> Finding:
+    """The smallest of 1 - R(ρmax) / R(0) at the end over blocks but the judged and the last one."""
+    others = sorted(set(what.others) - {what.last})
+    falls = {block: fall(runs, MAIN, rank_column(block)) for block in others}
+    if not falls:
+        raise NotMeasuredError(f"no block beside {what.block} was measured")
+    return Finding(
+        effects={s: _least(*(of[s] for of in falls.values())) for s in runs.seeds(MAIN)},
+        resolution=max(one_rank(runs, rank_column(block)) for block in others),
+        beside={f"at {block}": of for block, of in falls.items()},
+    )
+
+
+def fall(runs: Runs, group: str, column: str) -> Effects:
+    """1 - R(ρmax)/R(0) at the end of a group's runs."""
+    top = runs.rhos(group)[-1]
+    return {
+        seed: relative_fall(*(runs.final(group, rho, seed, column) for rho in (0.0, top)))
+        for seed in runs.seeds(group)
+    }
 
 
 def of_as_many(runs: Runs, group: str, seed: int, column: str) -> str:
@@ -149,7 +197,7 @@ def rank_at_matched_loss(runs: Runs, what: Measured) -> Finding:
     rhos = runs.rhos(MAIN)
     seeds = runs.seeds(MAIN)
 
-    def fall(column: str) -> Effects:
+    def matched(column: str) -> Effects:
         found = {}
         for seed in seeds:
             if any(runs.run(MAIN, rho, seed).diverged for rho in rhos):
@@ -163,7 +211,7 @@ def rank_at_matched_loss(runs: Runs, what: Measured) -> Finding:
         return found
 
     column = rank_column(what.block)
-    effects = fall(column)
+    effects = matched(column)
     if not effects:
         raise NotMeasuredError("no seed has a train loss that all ρ reach")
     return Finding(

@@ -114,12 +114,16 @@ def _start_claims(what: Measured) -> tuple[Claim, ...]:
             source="§3.1",
             published="only present when learning rates are large",
             effect=(
-                f"drop of {where} in the first quarter of plain training with five times the "
-                "learning rate, minus that with the minimal setting's"
+                f"the weaker of two, of {where} in the first quarter of plain training: its drop "
+                f"with five times the learning rate, and {2 * settings.ONLY:.0%} minus its drop "
+                "with the minimal setting's"
             ),
             unit="percent",
-            rule=AtLeast(SHARE),
-            reason=_DIFFERENCE,
+            rule=AtLeast(settings.ONLY),
+            reason=(
+                "The same twentieth of a rank: it is reached if there is such a drop with large "
+                "steps and none with small ones."
+            ),
             find=partial(settings.drop_with_large_steps, what=what),
         ),
         Claim(
@@ -189,6 +193,23 @@ def _block_claims(what: Measured) -> tuple[Claim, ...]:
             rule=AtLeast(HALF),
             reason="Half of the way: less is no convergence.",
             find=partial(settings.collapse, what=what),
+        ),
+        Claim(
+            name="collapse-interferes",
+            sentence=(
+                "Neural collapse interferes with the trend: before the classifier the rank falls "
+                "less with ρ."
+            ),
+            source="§3.1",
+            published="none: the reason why the last superblock is left out",
+            effect=(
+                f"share by which the rank at {what.block} is lower at the largest ρ than at ρ = 0, "
+                f"minus that share at {what.last}"
+            ),
+            unit="percent",
+            rule=AtLeast(SHARE),
+            reason=_DIFFERENCE,
+            find=partial(settings.interferes, what=what),
         ),
         Claim(
             name="collapse-in-a-cascade",

@@ -19,12 +19,15 @@ from lowland.studies.low_rank.columns import (
     means_by_rho,
     rank_column,
 )
-from lowland.studies.low_rank.ranks import one_rank
+from lowland.studies.low_rank.ranks import fall, one_rank
 from lowland.studies.runs import NotMeasuredError, Runs
 from lowland.studies.study import Effects, Finding
 
 START = 0.25
 """Share of training that counts as its start."""
+
+ONLY = 0.05
+"""A drop of more than this share is one."""
 
 TURN = 0.5
 """The lowest rank in this first share of training is where a rise begins."""
@@ -54,11 +57,15 @@ def rise_after(runs: Runs, what: Measured) -> Finding:
 
 
 def drop_with_large_steps(runs: Runs, what: Measured) -> Finding:
-    """Drop at the start of plain training with large steps minus with small ones."""
+    """The weaker of two in plain training: the drop with large steps, and 2·`ONLY` - with small.
+
+    So it is `ONLY` or more exactly if the drop with large steps is, and that with small ones is no
+    more. A difference of the two would be large where large steps give no drop and small a rise.
+    """
     large, small = (_drops(runs, what, group, 0.0) for group in (LARGE, what.minimal))
     tops = [_drops(runs, what, group, runs.rhos(group)[-1]) for group in (LARGE, what.minimal)]
     return Finding(
-        effects=_paired(_minus, large, small),
+        effects=_paired(min, large, {seed: 2 * ONLY - drop for seed, drop in small.items()}),
         detail=(
             f"Mean drop of plain training: {mean(list(large.values())):.1%} with large steps, "
             f"{mean(list(small.values())):.1%} with small ones."
@@ -67,6 +74,7 @@ def drop_with_large_steps(runs: Runs, what: Measured) -> Finding:
         beside={
             "large steps": large,
             "small steps": small,
+            "the difference": _paired(_minus, large, small),
             "the difference at the largest ρ": _paired(_minus, *tops),
         },
     )
@@ -129,6 +137,17 @@ def collapse(runs: Runs, what: Measured) -> Finding:
     )
 
 
+def interferes(runs: Runs, what: Measured) -> Finding:
+    """Fall with ρ at the judged block minus that at the last one, main runs."""
+    here, last = (fall(runs, MAIN, rank_column(block)) for block in (what.block, what.last))
+    return Finding(
+        effects=_paired(_minus, here, last),
+        detail=means_by_rho(runs, rank_column(what.last)),
+        resolution=one_rank(runs, rank_column(what.last)),
+        beside={f"fall at {what.block}": here, f"fall at {what.last}": last},
+    )
+
+
 def cascade(runs: Runs, what: Measured) -> Finding:
     """Kendall's τ between depth and the relative fall of the rank since initialisation, ρ = 0."""
     blocks = [*sorted({what.block, *what.others}), what.last]
@@ -149,15 +168,6 @@ def cascade(runs: Runs, what: Measured) -> Finding:
         detail=f"Mean fall since initialisation: {words}.",
         resolution=4 / (len(blocks) * (len(blocks) - 1)),
     )
-
-
-def fall(runs: Runs, group: str, column: str) -> Effects:
-    """1 - R(ρmax)/R(0) at the end of a group's runs."""
-    top = runs.rhos(group)[-1]
-    return {
-        seed: relative_fall(*(runs.final(group, rho, seed, column) for rho in (0.0, top)))
-        for seed in runs.seeds(group)
-    }
 
 
 def drop(epochs: Sequence[float], ranks: Sequence[float]) -> float:
