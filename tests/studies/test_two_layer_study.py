@@ -14,10 +14,12 @@ from lowland import studies
 from lowland.core.errors import InputError
 from lowland.measure import distinct_units
 from lowland.studies.runs import Runs
-from lowland.studies.two_layer import ACTIVATIONS, STUDY, draw, figures, findings, run
+from lowland.studies.two_layer import ACTIVATIONS, STUDY, draw, figures, findings, pruning, run
 from lowland.studies.two_layer.columns import DECAYS, SAM, TEACHERS, decay_group, teacher_group
+from lowland.studies.two_layer.draws import Network
 from lowland.studies.two_layer.experiment import runs as rows
-from lowland.studies.two_layer.readings import distinct
+from lowland.studies.two_layer.readings import distinct, read
+from lowland.studies.two_layer.training import Batch
 from lowland.train import Local
 
 RELU = SAM["relu"]
@@ -88,6 +90,8 @@ def constant(rho, seed, step):
         "train_loss": 10.0 ** -(2 * step) * (1 + place),
         "test_loss": 0.1 * (3 - place),
         "pull": 10.0**-step,
+        "unit_norm": 2.0 + step,
+        "inactive_norm": 1.5,
     }
 
 
@@ -97,12 +101,70 @@ def test_effects_of_known_runs():
     assert findings.rise(runs, RELU, "weight_norm").effects == dict.fromkeys(range(3), 2.0)
     assert set(findings.order(runs, RELU, "test_loss", rising=False).effects.values()) == {1.0}
     assert set(findings.half_way(runs, RELU).effects.values()) == {1.0}
-    assert set(findings.pruned_rank(runs, RELU).effects.values()) == {1.0}
     # pull ∝ √(train loss), so the slope is 1
     assert findings.follows_the_loss(runs).effects[0] == pytest.approx(1)
     # SAM ends with the point at 100 of 1000; a tenth of that is the point at 10, all is gone
     assert findings.stronger_at_first(runs).effects[0] == 1.0
     assert findings.shifted(findings.follows_the_loss, -1.0)(runs).effects[0] == pytest.approx(0)
+
+
+def test_inactive_units_are_read_with_their_norms():
+    """Of four units two are negative on all inputs: their weight vectors have norms 3 and 5."""
+    weight = torch.tensor([[[1.0, 0, 0, 0], [0, 1, 3, -4], [0, 0, 0, 3], [9, 9, -9, -9]]])
+    network = Network(weight, torch.ones(1, 4), torch.zeros(1))
+    x = torch.tensor([[1.0, 0, 0], [0, 1, 0], [0, 0, 1]])
+    y, order = torch.zeros(1, 3), torch.zeros(1, 1, dtype=torch.long)
+    data = Batch(x=x[None], y=y, test_x=x[None], test_y=y, order=order)
+    found = read(0, network, data, ACTIVATIONS["relu"], "unit")
+    assert found.active_units.tolist() == [2]
+    assert found.inactive_norm.tolist() == [4.0]
+    assert found.unit_norm.tolist() == [2.5]
+    alive = Network(weight.abs(), network.outer, network.offset)
+    assert read(0, alive, data, ACTIVATIONS["relu"], "unit").inactive_norm.tolist() == [0.0]
+
+
+def test_what_so_few_active_units_force_is_due_to_pruning():
+    """Rank 20 falls to 5 with 12 active units: 8 of 15 dimensions could not have stayed."""
+    finding = pruning.forced_fall(Runs(made(constant)), RELU)
+    assert finding.effects == dict.fromkeys(range(3), 8 / 15)
+    assert set(next(iter(finding.beside.values())).values()) == {1.0}
+
+    def many(rho, seed, step):
+        row = constant(rho, seed, step)
+        return {**row, "active_units": row["active_units"] + 30}
+
+    # 42 units stay: they fall together with the rank, and force nothing
+    finding = pruning.forced_fall(Runs(made(many)), RELU)
+    assert set(next(iter(finding.beside.values())).values()) == {1.0}
+    assert set(finding.effects.values()) == {0.0}
+
+    def few(rho, seed, step):
+        return {**constant(rho, seed, step), "active_units": 2 if rho else 60}
+
+    # weak units that do not count as active hold components, too: no more than the whole fall
+    assert set(pruning.forced_fall(Runs(made(few)), RELU).effects.values()) == {1.0}
+
+
+def test_components_norms_and_first_order_of_known_runs():
+    def gentle(rho, seed, step):
+        return {**constant(rho, seed, step), "feature_rank": 20 - 10 * (rho == 0.6)}
+
+    runs = Runs([*made(constant), *made(gentle, group="relu/gradient-norm")])
+    assert pruning.fewer_components(runs).effects == dict.fromkeys(range(3), 1 - 5 / 12)
+    assert pruning.not_shrunk(runs).effects == dict.fromkeys(range(3), 0.75)
+    assert pruning.first_order(runs).effects[0] == pytest.approx(0.5 / 0.75)
+    assert pruning.first_order(runs).beside["of active units"][0] == pytest.approx(1)
+
+
+def test_a_run_without_a_unit_has_no_fewer_components():
+    def dead(rho, seed, step):
+        lost = rho == 0.6
+        row = constant(rho, seed, step)
+        return {**row, "feature_rank": 0, "active_units": 0} if lost else row
+
+    runs = Runs(made(dead))
+    assert set(pruning.fewer_components(runs).effects.values()) == {0.0}
+    assert set(pruning.forced_fall(runs, RELU).effects.values()) == {1.0}
 
 
 def test_the_median_of_an_even_number_of_seeds_is_between_the_two_in_the_middle():

@@ -7,6 +7,11 @@ from functools import partial
 from lowland.studies.study import Claim
 from lowland.studies.two_layer import findings
 from lowland.studies.two_layer.columns import ACTIVE, GRADIENT_NORM, NORM, RANK, SAM, TEST
+from lowland.studies.two_layer.pruning_claims import (
+    by_pruning,
+    first_order_dominates,
+    of_pruned_units,
+)
 from lowland.studies.verdict import AtLeast, Within
 
 SHARE = 0.05
@@ -95,18 +100,8 @@ def _relu() -> tuple[Claim, ...]:
             "Fig. 5, §4.1",
             "10 of 100 units active at ρ = 0.6, one seed",
         ),
-        Claim(
-            name="relu-rank-by-pruning",
-            sentence="The low rank is due to units without activation: rank and active units fall "
-            "together.",
-            source="§4.1",
-            published="10 active units, and fewer that contribute to a rank of 4",
-            effect="Kendall's τ over ρ between the number of active units and the rank",
-            unit="",
-            rule=AtLeast(0.5),
-            reason="τ = 0.5: three pairs in four agree.",
-            find=partial(findings.pruned_rank, group=group),
-        ),
+        by_pruning("relu", _NAMES["relu"]),
+        *of_pruned_units(),
         _loss(
             "relu-test-loss",
             "Networks trained with a larger ρ generalize better.",
@@ -188,8 +183,8 @@ def _against_weight_decay() -> tuple[Claim, ...]:
         ),
         Claim(
             name="decay-prunes-nothing",
-            sentence="Weight decay lowers the rank without pruning units.",
-            source="§2.1, after Galanti et al. and Timor et al.; §4.1",
+            sentence="Weight decay prunes next to no units.",
+            source="§4.1, where the effect of SAM is the opposite of weight decay's",
             published="none",
             effect="share by which the strongest weight decay lowers the number of active units",
             unit="percent",
@@ -220,6 +215,7 @@ def _activation(name: str) -> tuple[Claim, ...]:
             "number of active units",
             *shape,
         ),
+        by_pruning(name, said),
         _norm(f"{name}-norm", f"The weight norm of {said} networks grows with ρ.", group, *shape),
         _loss(
             f"{name}-test-loss",
@@ -252,6 +248,7 @@ def _gradient_norm() -> tuple[Claim, ...]:
         ),
         _norm("gradient-norm-norm", "The weight norm grows with it.", GRADIENT_NORM, *shape),
         _loss("gradient-norm-test-loss", "The test loss falls with it.", GRADIENT_NORM, *shape),
+        first_order_dominates(),
     )
 
 

@@ -20,6 +20,7 @@ TEACHERS = (1, 2, 5, 10, 20)
 
 RANK, ACTIVE, DISTINCT = "feature_rank", "active_units", "distinct_units"
 NORM, TRAIN, TEST, PULL = "weight_norm", "train_loss", "test_loss", "pull"
+UNIT_NORM, INACTIVE_NORM = "unit_norm", "inactive_norm"
 ITERATION = "iteration"
 
 

@@ -46,8 +46,8 @@ def fall(runs: Runs, group: str, column: str) -> Finding:
         beside["at matched train loss"] = matched
     return Finding(
         effects=effects,
-        detail=_means(runs, group, column) + _lost(runs, group),
-        resolution=_step(runs, group, column),
+        detail=_means(runs, group, column) + lost(runs, group),
+        resolution=one_step(runs, group, column),
         beside=beside,
     )
 
@@ -62,7 +62,7 @@ def rise(runs: Runs, group: str, column: str) -> Finding:
         effects[seed] = math.log10(values[1] / values[0]) if usable else 0.0
     return Finding(
         effects=effects,
-        detail=_medians(runs, group, column) + _lost(runs, group),
+        detail=_medians(runs, group, column) + lost(runs, group),
         beside={"order over all ρ (Kendall's τ)": _orders(runs, group, column, rising=True)},
     )
 
@@ -71,7 +71,7 @@ def order(runs: Runs, group: str, column: str, *, rising: bool) -> Finding:
     """Kendall's τ of the order of ρ and that of the values; a loss that diverged is the largest."""
     return Finding(
         effects=_orders(runs, group, column, rising=rising),
-        detail=_medians(runs, group, column) + _lost(runs, group),
+        detail=_medians(runs, group, column) + lost(runs, group),
         resolution=2 / math.comb(len(runs.rhos(group)), 2),
     )
 
@@ -85,22 +85,8 @@ def half_way(runs: Runs, group: str) -> Finding:
         for rho in rhos:
             run = runs.run(group, rho, seed)
             losses.append(run.curve(TRAIN)[_last_of_sam(run.curve(ITERATION))])
-        effects[seed] = kendall(rhos, _ordered(losses))
+        effects[seed] = kendall(rhos, ordered(losses))
     return Finding(effects=effects, resolution=2 / math.comb(len(rhos), 2))
-
-
-def pruned_rank(runs: Runs, group: str) -> Finding:
-    """τ over ρ of the number of active units and the rank at the end."""
-    rhos = runs.rhos(group)
-    effects = {}
-    for seed in runs.seeds(group):
-        columns = [
-            _ordered([runs.final(group, rho, seed, column) for rho in rhos])
-            for column in (ACTIVE, RANK)
-        ]
-        effects[seed] = kendall(*columns)
-    above = _fewer_than(runs, group)
-    return Finding(effects=effects, detail=f"Runs whose rank is above their active units: {above}.")
 
 
 def against_weight_decay(runs: Runs, column: str) -> Finding:
@@ -134,7 +120,7 @@ def against_weight_decay(runs: Runs, column: str) -> Finding:
                 for d in DECAYS
             }
         )
-        + _lost(runs, group),
+        + lost(runs, group),
     )
 
 
@@ -175,7 +161,7 @@ def stronger_at_first(runs: Runs) -> Finding:
     effects = {seed: share(top, seed) for seed in runs.seeds(group)}
     return Finding(
         effects={seed: 0.0 if math.isnan(v) else v for seed, v in effects.items()},
-        detail="A run that diverged, or pruned nothing, counts as 0." + _lost(runs, group),
+        detail="A run that diverged, or pruned nothing, counts as 0." + lost(runs, group),
     )
 
 
@@ -195,7 +181,7 @@ def follows_the_loss(runs: Runs) -> Finding:
             if loss > 0 and pull > 0 and math.isfinite(loss) and math.isfinite(pull)
         ]
         effects[seed] = _slope(pairs)
-    return Finding(effects=effects, detail="1 is proportional." + _lost(runs, group))
+    return Finding(effects=effects, detail="1 is proportional." + lost(runs, group))
 
 
 def shifted(find: Find, by: float) -> Find:
@@ -267,7 +253,7 @@ def _over_teachers(runs: Runs, value: Callable[[str, int, float], float]) -> Fin
 
     def orders(rho: float) -> Effects:
         return {
-            seed: kendall(sizes, _ordered([value(group, seed, rho) for group in groups]))
+            seed: kendall(sizes, ordered([value(group, seed, rho) for group in groups]))
             for seed in sorted(seeds)
         }
 
@@ -283,12 +269,12 @@ def _orders(runs: Runs, group: str, column: str, *, rising: bool) -> Effects:
     rhos, sign = runs.rhos(group), 1 if rising else -1
     orders = {}
     for seed in runs.seeds(group):
-        tau = kendall(rhos, _ordered([runs.final(group, rho, seed, column) for rho in rhos]))
+        tau = kendall(rhos, ordered([runs.final(group, rho, seed, column) for rho in rhos]))
         orders[seed] = 0.0 if math.isnan(tau) else sign * tau
     return orders
 
 
-def _ordered(values: Sequence[float]) -> list[float]:
+def ordered(values: Sequence[float]) -> list[float]:
     """Places of the values in their order, those that are not finite last; ties share a place."""
     finite = sorted({v for v in values if math.isfinite(v)})
     return [finite.index(v) if math.isfinite(v) else len(finite) for v in values]
@@ -318,18 +304,10 @@ def _slope(pairs: Sequence[tuple[float, float]]) -> float:
     return math.fsum((a - x) * (b - y) for a, b in pairs) / spread if spread else math.nan
 
 
-def _step(runs: Runs, group: str, column: str) -> float:
+def one_step(runs: Runs, group: str, column: str) -> float:
     """The share that one component or unit is at ρ = 0."""
     values = [runs.final(group, 0.0, seed, column) for seed in runs.seeds(group)]
     return 1 / max(mean(values), 1.0) if values else 0.0
-
-
-def _fewer_than(runs: Runs, group: str) -> int:
-    return sum(
-        runs.final(group, rho, seed, RANK) > runs.final(group, rho, seed, ACTIVE)
-        for rho in runs.rhos(group)
-        for seed in runs.seeds(group)
-    )
 
 
 def _means(runs: Runs, group: str, column: str) -> str:
@@ -356,7 +334,7 @@ def _listed(values: Mapping[float, Sequence[float]]) -> str:
     return ", ".join(f"{at:g}: {mean(held):.3g}" for at, held in kept.items()) + "."
 
 
-def _lost(runs: Runs, group: str) -> str:
+def lost(runs: Runs, group: str) -> str:
     """How many runs diverged or have lost every unit."""
     diverged = dead = 0
     for rho in runs.rhos(group):

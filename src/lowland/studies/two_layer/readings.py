@@ -38,6 +38,8 @@ class Reading:
         weight_norm: (runs,).
         pull: (runs,) mean over examples and units of 2|r|·σ(h)·‖x̃‖²/‖∇f‖: how far SAM's own part
             of a step pushes pre-activations down, per step size and ρ (see `proposition`).
+        unit_norm: (runs,) mean over units of ‖w_j‖, biases left out.
+        inactive_norm: (runs,) the same over units that are not active; 0 where all are.
     """
 
     step: int
@@ -48,6 +50,8 @@ class Reading:
     distinct_units: Tensor
     weight_norm: Tensor
     pull: Tensor
+    unit_norm: Tensor
+    inactive_norm: Tensor
 
 
 def read(
@@ -57,6 +61,7 @@ def read(
     hidden, slope = activation.both(with_ones(data.x) @ network.weight)
     r = (hidden @ network.outer[..., None])[..., 0] + network.offset[:, None] - data.y
     active = activation.active(hidden, rounding=rounding(convention))
+    norms = torch.linalg.vector_norm(network.weight[:, :-1], dim=1)
     return Reading(
         step=step,
         train_loss=r.square().mean(1),
@@ -66,6 +71,8 @@ def read(
         distinct_units=distinct(hidden, active),
         weight_norm=network.norm(),
         pull=_pull(network, data, hidden, slope, r),
+        unit_norm=norms.mean(-1),
+        inactive_norm=(norms * ~active).sum(-1) / (~active).sum(-1).clamp_min(1),
     )
 
 

@@ -22,7 +22,7 @@ REGULARIZERS: tuple[Regularizer, ...] = get_args(Regularizer)
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
-    """A run at one step: what `TwoLayerRun` has at the last one, and `pull` (see `Reading`)."""
+    """A run at one step: what `TwoLayerRun` has at the last one, and more (see `Reading`)."""
 
     step: int
     train_loss: float
@@ -32,6 +32,8 @@ class Point:
     distinct_units: int
     weight_norm: float
     pull: float
+    unit_norm: float
+    inactive_norm: float
 
 
 @dataclass(frozen=True, kw_only=True)
