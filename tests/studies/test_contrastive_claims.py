@@ -157,6 +157,7 @@ def arms() -> Runs:
             changed = {
                 columns.error(way): plain[columns.error(way)] + d for way, d in better.items()
             }
+            changed["test/error"] = plain["test/error"] + sum(better.values()) / 2
             ranks = {k: float(h) for k in plain if k.startswith("rank/")}
             chosen = {"validation/error": 0.31 if h == 4 else 0.32}
             return {**plain, **changed, **ranks, **chosen}
@@ -178,6 +179,7 @@ BY_HAND = {
     "bottleneck-lowers-rank": (1 - 4 / 100 + 1 - 4 / 50) / 2,
     "bottleneck-imagewise-marginal": 0.01,
     "bottleneck-textwise-worse": 0.02,
+    "bottleneck-does-not-enhance": 0.005 - (0.01 - 0.02) / 2,
     "sam-imagewise": 0.04,
     "sam-textwise": 0.02,
     "sam-beats-bottleneck-imagewise": 0.03,

@@ -63,6 +63,23 @@ def claims(setup: Setup) -> tuple[Claim, ...]:
             reason="Any rise counts: the claim is about the direction.",
             find=partial(findings.bottleneck_gain, setup=setup, way=WAYS["textwise"], sign=-1),
         ),
+        Claim(
+            name="bottleneck-does-not-enhance",
+            sentence=(
+                "Inducing low-rank features directly does not improve generalization: over both "
+                "ways bottlenecks lower the retrieval error by next to nothing."
+            ),
+            source="Fig. 8, §6; §1, §7",
+            published="23.3% → 22.7% and 22.2% → 22.9%: 0.05 points higher in the mean",
+            effect=(
+                f"{100 * POINTS:g} points minus the fall of the retrieval error (mean of both "
+                f"ways, {inside}) from no bottleneck to {at_width}"
+            ),
+            unit="points",
+            rule=AtLeast(0.0),
+            reason=f"No improvement is: by less than counts for SAM. {ERROR_REASON}",
+            find=partial(findings.no_gain, setup=setup, least=POINTS),
+        ),
         *(
             Claim(
                 name=f"sam-{way}",

@@ -24,6 +24,9 @@ from lowland.studies.matched import at_equal_loss
 from lowland.studies.runs import NotMeasuredError, Run, Runs
 from lowland.studies.study import Effects, Finding
 
+TEST_ERROR = "test/error"
+"""The mean of both ways."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Setup:
@@ -63,6 +66,21 @@ def bottleneck_gain(runs: Runs, setup: Setup, way: str, *, sign: int = 1) -> Fin
                 for h in setup.widths
             },
         },
+    )
+
+
+def no_gain(runs: Runs, setup: Setup, *, least: float) -> Finding:
+    """least - (E(plain) - E(h*)), E the mean of both ways inside batches of test pairs."""
+    seeds, chosen = whole_seeds(runs, setup), chosen_widths(runs, setup)
+
+    def left(seed: int, h: int) -> float:
+        return least - gain(runs, seed, of_bottleneck(runs, h, seed), TEST_ERROR)
+
+    return Finding(
+        effects={seed: left(seed, h) for seed, h in chosen.items()},
+        detail=f"{_means(runs, setup, TEST_ERROR)} {_chosen(chosen)}",
+        resolution=1 / (2 * setup.what.queries),
+        beside={f"h = {h}": {seed: left(seed, h) for seed in seeds} for h in setup.widths},
     )
 
 
