@@ -32,6 +32,7 @@ WHAT = Measured(
 )
 RANK, LAST = rank_column("block2"), rank_column("pool")
 CLAIMS = {claim.name: claim for claim in claims(WHAT)}
+ELSEWHERE = {"small-m", "robust-generalization", "anisotropy", "training-stability"}
 Value = Callable[[str, float, int, int], dict[str, float]]
 
 
@@ -221,6 +222,29 @@ def test_rank_and_error_over_all_arms_of_one_network() -> None:
         assert verdict.word == "does not hold", "an order is related, whichever way"
 
 
+@pytest.mark.parametrize(("sign", "word"), [(1, "holds"), (-1, "does not hold")])
+def test_sharpness_is_put_in_order_with_the_gap_of_errors(sign: int, word: str) -> None:
+    groups = [arm.group for arm in WHAT.arms]
+
+    def value(group: str, rho: float, seed: int, step: int) -> dict[str, float]:
+        place = 10 * groups.index(group) + rho
+        # all have one test error: the gap alone is in order
+        return {"sharpness/one-step": sign * place, "train/error": 0.1 - place / 10_000}
+
+    finding, verdict = measured("sharpness-and-error", study(value))
+    assert finding.effects == pytest.approx(dict.fromkeys(range(3), float(sign)))
+    assert all(math.isnan(tau) for tau in finding.beside["test error alone"].values())
+    assert verdict.word == word
+
+
+def test_sentences_that_nothing_here_measures_are_rows_that_say_why() -> None:
+    runs = study(lambda *_: {})
+    for name in ELSEWHERE:
+        finding, verdict = measured(name, runs)
+        assert (verdict.word, dict(finding.effects)) == ("no data here", {})
+        assert verdict.reason
+
+
 def test_ranks_of_weights_norms_sparsity_collapse_and_classes() -> None:
     def value(group: str, rho: float, seed: int, step: int) -> dict[str, float]:
         small = group in ("mlp, weight decay 0.015", "resnet, large step size x5")
@@ -293,6 +317,7 @@ def test_smoke_size_measures_everything(tmp_path: Path) -> None:
     results = execute(STUDY, STUDY.choose(size="smoke"), tmp_path, launcher=Local(workers=2))
     assert results["failures"] == []
     unmeasured = {c["name"] for c in results["claims"] if c["verdict"] == "no data here"}
+    unmeasured -= ELSEWHERE
     assert unmeasured <= {"small-initialisation"}, "which may not get to a common loss so soon"
     assert all(run["history"]["weight-rank"][-1] > 0 for run in results["runs"])
 

@@ -65,6 +65,8 @@ def test_names_and_thresholds_are_what_they_were_when_the_study_was_fixed() -> N
         "vit-larger-rho-lower-rank": 0.05,
         "vit-rank-at-matched-loss": 0.05,
         "mixer-rank-at-matched-loss": 0.05,
+        "vit-test-error": 0.0025,
+        "mixer-test-error": 0.0025,
         "attention-raises-rank": 0.8,
         "attention-raises-less": 0.05,
         "mlp-goes-both-ways": 0.1,
@@ -116,6 +118,23 @@ def test_matched_loss(group: str) -> None:
     assert finding.beside["at equal steps"][0] == pytest.approx(1 - 70 / 40)
     lost = make_runs(values, group=group, diverged=True)
     assert all(map(math.isnan, measured(f"{group}-rank-at-matched-loss", lost)[0].effects.values()))
+
+
+def test_errors_at_a_chosen_rho_unless_the_grid_begins_too_high() -> None:
+    def errors(best: float) -> list[Run]:
+        def values(rho: float, seed: int, step: int) -> dict[str, float]:
+            validation = 0.1 if rho == best else 0.2 + rho / 10
+            return {TRAIN_LOSS: 2.0**-step, "validation/error": validation, "test/error": 0.5 - rho}
+
+        return make_runs(values, group=MIXER)
+
+    finding, _ = measured("mixer-test-error", errors(0.1))
+    assert finding.effects == pytest.approx(dict.fromkeys(range(3), 0.1))
+    assert finding.beside["at ρ = 0.4"][0] == pytest.approx(0.4)
+    # plain training is best, and the smallest ρ next: a smaller one might help
+    _, verdict = measured("mixer-test-error", errors(0.0))
+    assert verdict.word == "no data here"
+    assert "the smallest ρ, 0.1, which does harm" in verdict.reason
 
 
 def test_parts_of_sub_blocks() -> None:

@@ -17,6 +17,7 @@ from lowland.studies.causes.arms import (
     STEP,
 )
 from lowland.studies.causes.columns import Measured
+from lowland.studies.causes.quoted import quoted
 from lowland.studies.study import Claim, Finding
 from lowland.studies.verdict import AtLeast, Within
 
@@ -31,12 +32,20 @@ TAU = 0.2
 
 _REASON = "A twentieth, as in the study low-rank: a smaller fall saves next to nothing."
 
+_UNSAID = "not in the paper"
+
 _NETWORKS = {RESNET: "the residual network", MLP: "the fully connected network"}
 
 
 def claims(what: Measured) -> tuple[Claim, ...]:
     """Every claim, in the order of the report."""
-    return (*_rank_claims(what), *_weight_claims(what), *_sam_claims(what), *_side_claims(what))
+    return (
+        *_rank_claims(what),
+        *_weight_claims(what),
+        *_sam_claims(what),
+        *_side_claims(what),
+        *quoted(what),
+    )
 
 
 def _share(
@@ -81,7 +90,7 @@ def _rank_claims(what: Measured) -> tuple[Claim, ...]:
         _share(
             "weight-decay",
             "Weight decay lowers the rank of features.",
-            "§2.1 and §4.1, after Galanti et al. 2022",
+            "§4.1, after Galanti et al. 2022 and Timor et al. 2023",
             none,
             _matched(what, RESNET, "with the largest weight decay"),
             cause(RESNET, DECAY),
@@ -89,7 +98,8 @@ def _rank_claims(what: Measured) -> tuple[Claim, ...]:
         _share(
             "small-initialisation",
             "A small initialisation lowers the rank of features.",
-            "§2.1, after Timor et al. 2023",
+            f"{_UNSAID}, which in §2.1 says it of weight matrices (Galanti et al. 2022, Timor et "
+            "al. 2023)",
             none,
             _matched(what, MLP, "with weights that start at half their size"),
             cause(MLP, INIT),
@@ -97,7 +107,8 @@ def _rank_claims(what: Measured) -> tuple[Claim, ...]:
         _share(
             "large-steps",
             "A large step size lowers the rank of features.",
-            "§2.1, after Andriushchenko et al. 2023",
+            f"{_UNSAID}, which in §2.1 says of large steps that they change the Jacobian and "
+            "activations (Andriushchenko et al. 2023)",
             none,
             _matched(what, RESNET, "with five times the learning rate"),
             cause(RESNET, STEP),
@@ -105,15 +116,16 @@ def _rank_claims(what: Measured) -> tuple[Claim, ...]:
         _share(
             "label-noise",
             "Label noise, which minimises sharpness too, lowers the rank as SAM does.",
-            "§2.1, after Damian et al. 2021 and Wen et al. 2023",
-            "none in this paper: a connection of both to the trace of the Hessian",
+            f"{_UNSAID}, which in §2.1 connects both by the trace of the Hessian (Damian et al. "
+            "2021, Wen et al. 2023)",
+            "none in this paper: of ranks nothing is said",
             _matched(what, RESNET, "with the most label noise"),
             cause(RESNET, NOISE),
         ),
         _share(
             "depth",
             "Deeper networks have features of lower rank.",
-            "§2.1, after Huh et al. 2021",
+            f"{_UNSAID}, which in §2.1 names Huh et al. 2021",
             none,
             _matched(what, RESNET, "with three blocks to a superblock in place of one"),
             cause(RESNET, DEPTH),

@@ -9,6 +9,8 @@ from lowland.studies.causes.arms import Arm
 TRAIN_LOSS = "train/loss"
 VALIDATION_ERROR = "validation/error"
 TEST_ERROR = "test/error"
+TRAIN_ERROR = "train/error"
+SHARPNESS = "sharpness/one-step"
 WEIGHT_NORM = "weight-norm"
 WEIGHT_RANK = "weight-rank"
 START_WEIGHT_RANK = "weight-rank/start"

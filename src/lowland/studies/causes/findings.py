@@ -255,6 +255,39 @@ def rank_and_error(runs: Runs, what: Measured) -> Finding:
     )
 
 
+def sharpness_and_error(runs: Runs, what: Measured) -> Finding:
+    """Kendall's τ between one-step sharpness and test minus train error over the same arms."""
+    places = comparable(runs, what)
+    if len(places) < 3:
+        raise NotMeasuredError("an order needs three arms or more")
+    seeds = sorted(set.intersection(*(set(runs_of(runs, place)) for place in places)))
+
+    def taus(chosen: list[Place], of: Callable[[Run], float]) -> Effects:
+        found = {}
+        for seed in seeds:
+            held = [runs.run(*place, seed) for place in chosen]
+            sharp = [run.final(columns.SHARPNESS) for run in held]
+            found[seed] = kendall(sharp, [of(run) for run in held])
+        return found
+
+    def gap(run: Run) -> float:
+        return run.final(columns.TEST_ERROR) - run.final(columns.TRAIN_ERROR)
+
+    def test(run: Run) -> float:
+        return run.final(columns.TEST_ERROR)
+
+    rhos = [(RESNET, rho) for rho in runs.rhos(RESNET)]
+    return Finding(
+        effects=taus(places, gap),
+        detail=f"{len(places)} arms of the residual network on the same data, per seed.",
+        resolution=4 / (len(places) * (len(places) - 1)),
+        beside={
+            "test error alone": taus(places, test),
+            **({"over ρ alone": taus(rhos, gap)} if len(rhos) > 2 else {}),
+        },
+    )
+
+
 def comparable(runs: Runs, what: Measured) -> list[Place]:
     """Every arm and ρ of the residual network on all classes that has been run."""
     groups = [

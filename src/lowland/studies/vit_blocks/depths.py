@@ -13,9 +13,11 @@ from lowland.studies.effects import kendall, mean, relative_fall
 from lowland.studies.matched import at_equal_loss
 from lowland.studies.runs import NotMeasuredError, Runs
 from lowland.studies.study import Effects, Finding
+from lowland.studies.tuned import VALIDATION_ERROR, Tuned, differences
 from lowland.studies.vit_blocks.columns import (
     OTHER_TOKENS,
     POOL_RANK,
+    TEST_ERROR,
     TOKENS,
     TRAIN_LOSS,
     Setup,
@@ -78,6 +80,30 @@ def fall_at_matched_loss(runs: Runs, setup: Setup, *, group: str) -> Finding:
         detail=f"{len(effects)} of {len(seeds)} seeds have a train loss that all ρ reach.",
         resolution=one_rank(runs, group, POOL_RANK),
         beside={"at equal steps": _falls(runs, group, POOL_RANK, rhos[-1])},
+    )
+
+
+def error_falls(runs: Runs, *, group: str) -> Finding:
+    """Test error at ρ = 0 minus at the ρ that validation data of the other seeds choose.
+
+    The grid was chosen for ranks. Where every seed chooses its smallest ρ and that does harm, a
+    smaller one might help, and nothing can be said.
+    """
+    tuned = Tuned.of(runs, group)
+    smallest = tuned.rhos[0]
+    harmed = mean(list(tuned.gain(VALIDATION_ERROR).values())) < 0
+    if harmed and set(tuned.chosen.values()) == {smallest}:
+        raise NotMeasuredError(
+            f"all seeds choose the smallest ρ, {smallest:g}, which does harm: none below was run"
+        )
+    plain = tuned.plain(TEST_ERROR)
+    return Finding(
+        effects=tuned.gain(TEST_ERROR),
+        detail=means_by_rho(runs, group, TEST_ERROR, percent=True) + tuned.words(),
+        beside={
+            "at matched train loss": tuned.gain_at_equal_loss(TEST_ERROR),
+            **{f"at ρ = {r:g}": differences(plain, tuned.at(r, TEST_ERROR)) for r in tuned.rhos},
+        },
     )
 
 
