@@ -74,7 +74,8 @@ def test_smoke_from_training_to_verdicts(tmp_path: Path) -> None:
     assert len(runs) == 4
     for claim in plan.claims:
         finding, verdict = assess(claim, Runs(runs), family=len(plan.claims))
-        if claim.name == "vit-larger-rho-lower-rank":  # smoke has one ρ > 0
+        # smoke has one ρ > 0, and one seed cannot choose
+        if claim.name in ("vit-larger-rho-lower-rank", "vit-test-error", "mixer-test-error"):
             assert verdict.word == "no data here"
         elif "matched" not in claim.name:
             assert verdict.n == 1, (claim.name, verdict.reason)
