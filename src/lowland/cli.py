@@ -99,9 +99,15 @@ def report(
     folder: Annotated[
         Path, typer.Argument(metavar="DIR", help="Folder of a study, inspection or compression.")
     ],
+    judge: Annotated[
+        bool,
+        typer.Option(
+            "--judge", help="Judge a study's runs again by today's claims; nothing is trained."
+        ),
+    ] = False,
 ) -> Job:
     """Show a study that has run or an inspection, with its report.html, or a compression."""
-    return lambda: _report(folder)
+    return lambda: _report(folder, judge=judge)
 
 
 def _methods() -> int:
@@ -123,12 +129,17 @@ def _methods() -> int:
     return 0
 
 
-def _report(folder: Path) -> int:
+def _report(folder: Path, *, judge: bool) -> int:
     from lowland import embeddings, inspection
     from lowland.report import compression, inspection_page, inspection_terminal, terminal
     from lowland.report.page import write_page
     from lowland.report.results import read_results
 
+    if judge:
+        from lowland.studies import STUDIES
+        from lowland.studies.again import judge_again
+
+        judge_again(folder, STUDIES)
     if (folder / inspection.RECORD).exists():
         record = inspection.read_record(folder)
         page = inspection_page.write_page(folder, record)

@@ -119,6 +119,8 @@ def _effect(row: Mapping[str, Any]) -> str:
 
 def _record(record: Mapping[str, Any]) -> list[str]:
     commit = (record["commit"] or words.DASH)[:10]
+    if record.get("judged"):
+        commit += f", judged at {record['judged'][:10]}"
     told = (record["folder"], record["setting"], str(record["seeds"]), str(record["runs"]))
     return [*told, commit, record["hardware"], record["time"][:10]]
 

@@ -54,6 +54,9 @@ def facts(results: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "made", str(made["time"])
     commit = made["commit"] or "not from a git checkout"
     yield "lowland", f"{made['lowland'] or ''} {commit}{' (modified)' * bool(made['modified'])}"
+    if judged := made.get("judged"):
+        at = judged["commit"] or "not from a git checkout"
+        yield "judged again", f"{judged['time']}, {at}{' (modified)' * bool(judged['modified'])}"
     yield "versions", f"torch {made['torch']}, numpy {made['numpy']}, Python {made['python']}"
     yield "hardware", f"{made['cpu']}, {made['cores']} cores; {made['gpu'] or 'no GPU'}"
     yield "platform", str(made["platform"])

@@ -140,6 +140,7 @@ def _told(record: Mapping[str, Any]) -> dict[str, Any]:
         "seeds": len(record["asked"]["seeds"]),
         "runs": len(record["runs"]),
         "commit": made["commit"],
+        "judged": made.get("judged", {}).get("commit"),
         "time": made["time"],
         "hardware": made["gpu"] or f"{made['cpu']}, {made['cores']} cores",
     }
