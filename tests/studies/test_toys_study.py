@@ -51,7 +51,12 @@ def test_shares_and_bounds_of_single_rows():
     near = findings.attracted(runs).beside["the same share near Beale's saddle, minus 1"]
     assert near == {0: -0.5, 1: -0.5, 2: -0.5}
     assert findings.diverges(runs).effects == {0: -0.25, 1: -0.25, 2: -0.25}
-    assert findings.bounded(runs).effects[0] == 0.2
+    assert findings.bounded(runs).effects == {0: 0.0, 1: 0.0, 2: 0.0}
+    (room,) = findings.bounded(runs).beside.values()
+    assert room == {0: 0.2, 1: 0.2, 2: 0.2}
+    for broken in (-0.01, math.nan):
+        one = made(QUADRATICS, lambda r, s, t: {"room": 0.2 if s else broken})  # noqa: B023
+        assert findings.bounded(Runs(one)).effects == {0: -1.0, 1: 0.0, 2: 0.0}
     with pytest.raises(NotMeasuredError):
         findings.slower(runs)
 

@@ -188,10 +188,12 @@ def diverges(runs: Runs) -> Finding:
 
 
 def bounded(runs: Runs) -> Finding:
-    """The least room between SAM and its bound, as a share of the bound."""
+    """Where SAM keeps within its bound at all the radii, minus 1; a bound is kept or it is not."""
     return Finding(
-        effects=each(runs, QUADRATICS, column("room")),
+        # NaN is no number within the bound
+        effects=each(runs, QUADRATICS, lambda run: float(run.final("room") >= 0) - 1.0),
         detail="At the same radii; sup ‖w‖ against ‖w₀‖ + ηρβ/(1 − max|1 − ηλ|).",
+        beside={"least share of the bound that is left": each(runs, QUADRATICS, column("room"))},
     )
 
 
