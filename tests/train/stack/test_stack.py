@@ -15,6 +15,7 @@ from lowland.models.mlp import MLP
 from lowland.optim import SAM, LastLayerSAM
 from lowland.train.schedule import learning_rate
 from lowland.train.stack import Stack, StackPlan, train
+from lowland.train.stack.training import _places
 
 N, BATCH, EPOCHS = 22, 5, 3  # the last two examples of an epoch's order are left out
 
@@ -131,6 +132,23 @@ def test_networks_do_not_see_each_other() -> None:
     train(both, x, y, StackPlan(seeds=[7, 8], rho=[0.0, 0.1], **shared))
     train(one, x, y, StackPlan(seeds=[8], rho=0.1, **shared))
     torch.testing.assert_close(both.member(1)(x), one.member(0)(x), rtol=1e-10, atol=1e-13)
+
+
+def test_where_perturbed_networks_stand_does_not_matter() -> None:
+    """Together, which copies nothing, or among the others: the weights are the same."""
+    x, y = examples()
+    rho = {1: 0.0, 2: 0.1, 3: 0.0, 4: 0.3}
+    ends = []
+    for order in ([1, 3, 2, 4], [2, 1, 4, 3]):
+        stack = Stack([network("mlp", seed) for seed in order])
+        masks = {name: p.abs() > 0.05 for name, p in stack.parameters.items()}
+        plan = StackPlan(seeds=order, rho=[rho[s] for s in order], epochs=EPOCHS, batch_size=BATCH)
+        train(stack, x, y, plan, masks=masks)
+        ends.append([stack.member(order.index(seed))(x) for seed in rho])
+    torch.testing.assert_close(ends[0], ends[1], rtol=1e-10, atol=1e-13)
+    assert isinstance(_places(torch.tensor([False, True, True])), slice)
+    assert not isinstance(_places(torch.tensor([True, False, True])), slice)
+    assert _places(torch.tensor([False, False])) == slice(0, 0)
 
 
 def test_own_labels_and_what_is_told() -> None:

@@ -52,7 +52,7 @@ def runs(
     """
     images = load(data)
     examples = annotated(images)
-    places = [(one, radius) for one in range(seed, seed + count) for radius in radii]
+    places = [(one, radius) for radius in sorted(radii) for one in range(seed, seed + count)]
     make, shape = NETWORKS[network], images.shape
     stack = Stack(
         [initialised(lambda: make(shape, examples.classes, width), one) for one, _ in places]

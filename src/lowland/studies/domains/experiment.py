@@ -59,7 +59,7 @@ def leave_out(
     if contents_of(held) != contents:
         raise InputError(f"{data} has changed since the study began: start it again")
     held = held if limit is None else held.first(limit)
-    members = [(s, r) for s in range(seed, seed + count) for r in radii]
+    members = [(s, r) for r in sorted(radii) for s in range(seed, seed + count)]
     starts = {
         s: initialised(lambda: NETWORKS[network](held.shape, held.classes, width), s)
         for s in range(seed, seed + count)

@@ -174,7 +174,7 @@ def sam_runs(
     for part in work(
         data, network, width, range(seed, seed + count), correlation=correlation, alone=alone
     ):
-        places = [(one, radius) for one in part.seeds for radius in radii]
+        places = [(one, radius) for radius in sorted(radii) for one in part.seeds]
         stack = Stack([initialised(part.make, one) for one, _ in places])
         measured = torch.tensor([radius for _, radius in places])
         steps = _steps(part.data, batch_size, epochs)

@@ -87,7 +87,8 @@ def sweep(
     examples = Examples.load(data, held_out=held_out, limit=limit, device=device)
     if fingerprint not in (None, examples.fingerprint):
         raise InputError(f"{data} has changed since the study began: start it again")
-    members = [(s, r) for s in range(seed, seed + count) for r in radii]
+    # by ρ: networks that are perturbed stand together, so that a stack need not copy them out
+    members = [(s, r) for r in sorted(radii) for s in range(seed, seed + count)]
     wrong = {
         s: noisy_labels(examples.train[1], noise, examples.classes, s)
         for s in range(seed, seed + count)

@@ -59,7 +59,7 @@ def runs(
     task, found = open_task(workload, data, limit=images, words=words, columns=columns)
     if found != fingerprint:
         raise InputError(f"{data} has changed since the study began: start it again")
-    places = grid(radii, range(seed, seed + count))
+    places = sorted(grid(radii, range(seed, seed + count)))  # by ρ, as stacks are fastest
     batch_size = min(batch_size, len(task.inputs))
     plan = StackPlan(
         seeds=[one for _, one in places],

@@ -121,8 +121,7 @@ class _Update:
             return torch.as_tensor(value, dtype=first.dtype).expand(stack.size).to(self._device)
 
         rho = numbers(plan.rho)
-        self._moved = rho.nonzero()[:, 0]
-        self._everyone = len(self._moved) == stack.size
+        self._moved = _places(rho != 0)
         self._rho, self._lr = rho[self._moved], numbers(plan.lr)
         self._decay = numbers(plan.weight_decay)
         self._decays = bool(self._decay.any())
@@ -135,7 +134,7 @@ class _Update:
     def __call__(self, step: int, factor: float, inputs: Tensor, labels: Tensor) -> None:
         parameters = self._stack.parameters
         gradients = self._gradients(parameters, inputs, labels)
-        if len(self._moved):
+        if len(self._rho):
             self._ascend(gradients, inputs, labels)
         self._descend(step, gradients, self._lr * factor)
 
@@ -151,35 +150,28 @@ class _Update:
 
     def _ascend(self, gradients: dict[str, Tensor], inputs: Tensor, labels: Tensor) -> None:
         """Replace the gradients of networks with ρ > 0 by those at w + ε."""
-        everyone, moved = self._everyone, self._moved
-        parameters = self._stack.parameters
-        own = {n: g if everyone else g[moved] for n, g in gradients.items()}
-        own = {n: self._masked(n, g, moved) for n, g in own.items()}
+        moved, parameters = self._moved, self._stack.parameters
+        own = {name: self._masked(name, g[moved]) for name, g in gradients.items()}
         norm = _norm([own[name] for name in own if name in self._perturbed])
         scale = self._rho / (norm + GUARD)
         if len(self._perturbed) < len(own):
             # where ε does not look, g̃ would not tell
             scale = torch.where(_norm(list(own.values())).isfinite(), scale, torch.nan)
         there = {
-            name: self._perturb(name, p if everyone else p[moved], own[name], scale)
-            for name, p in parameters.items()
+            name: self._perturb(name, p[moved], own[name], scale) for name, p in parameters.items()
         }
-        if not everyone:
-            inputs, labels = inputs[moved], labels[moved]
-        for name, g in self._gradients(there, inputs, labels).items():
-            if everyone:
+        for name, g in self._gradients(there, inputs[moved], labels[moved]).items():
+            if len(g) == self._stack.size:
                 gradients[name] = g
             else:
-                gradients[name].index_copy_(0, moved, g)
+                gradients[name][moved] = g
 
     def _perturb(self, name: str, p: Tensor, gradient: Tensor, scale: Tensor) -> Tensor:
         return torch.addcmul(p, gradient, _wide(scale, p)) if name in self._perturbed else p
 
-    def _masked(self, name: str, tensor: Tensor, members: Tensor) -> Tensor:
+    def _masked(self, name: str, tensor: Tensor) -> Tensor:
         mask = self._masks.get(name)
-        if mask is None:
-            return tensor
-        return tensor * (mask if self._everyone else mask[members])
+        return tensor if mask is None else tensor * mask[self._moved]
 
     @torch.no_grad()
     def _descend(self, step: int, gradients: dict[str, Tensor], lr: Tensor) -> None:
@@ -199,6 +191,15 @@ class _Update:
                 buffer = self._buffers[name] = torch.zeros_like(p)
             buffer.mul_(self._momentum).add_(g)
             p.addcmul_(buffer, _wide(lr if whole else torch.where(going, lr, 0.0), p), value=-1)
+
+
+def _places(members: Tensor) -> Tensor | slice:
+    """Where those networks are: as a slice, which copies nothing, if they stand together."""
+    places = members.nonzero()[:, 0]
+    if not len(places):
+        return slice(0, 0)
+    first, last = int(places[0]), int(places[-1])
+    return slice(first, last + 1) if last - first + 1 == len(places) else places
 
 
 def _wide(values: Tensor, like: Tensor) -> Tensor:
