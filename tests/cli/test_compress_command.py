@@ -165,6 +165,7 @@ def test_bad_input(vectors: str, capsys: pytest.CaptureFixture[str]) -> None:
     np.save("one.npy", np.ones((1, 4), np.float32))
     np.save("labels.npy", np.arange(40).reshape(10, 4))
     np.save("queries.npy", np.ones((9, 3), np.float32))
+    Path("v.csv").write_text("1,2\n")
     bad = np.load(vectors)
     bad[7, 3] = np.nan
     np.save("nan.npy", bad)
@@ -172,6 +173,9 @@ def test_bad_input(vectors: str, capsys: pytest.CaptureFixture[str]) -> None:
     cases: list[tuple[list[str], str]] = [
         (["v.csv"], "unknown file type '.csv': known: .npy, .parquet, .safetensors"),
         (["none.npy"], "features none.npy: no such file"),
+        (["vectors"], "features vectors: no such file or folder"),
+        ([vectors, "--queries-column", "v"], "--queries-column 'v': is of a file of --queries"),
+        ([vectors, "--rerank", "80"], "rerank: 80 times 10 are all of 800 vectors: give below 80"),
         ([vectors, "--queries", "none.npy"], "queries none.npy: no such file"),
         ([vectors, "--queries", vectors], "leave --queries out"),
         (["nan.npy"], "nan.npy: row 7 has NaN or infinity: remove or mend it"),

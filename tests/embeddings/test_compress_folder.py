@@ -54,6 +54,29 @@ def test_lists_and_graphs_are_found_again_as_they_were_set(
     assert recall(others, true) == pytest.approx(found.recall.value, abs=0.03)
 
 
+@pytest.mark.parametrize("change", ["written over", "replaced"])
+def test_a_file_that_changes_meanwhile(change: str, tmp_path: Path) -> None:
+    path, out = tmp_path / "v.npy", tmp_path / "out"
+    np.save(path, X)
+
+    def tell(words: str) -> None:
+        if not words.startswith("recall and speed"):
+            return
+        if change == "written over":
+            mapped = np.load(path, mmap_mode="r+")
+            mapped[:] = mapped[::-1].copy()
+            mapped.flush()
+        else:
+            np.save(tmp_path / "new.npy", X[::-1])
+            (tmp_path / "new.npy").replace(path)
+
+    with pytest.raises(
+        InputError, match=r"v\.npy changed while it was read: .* nothing is written"
+    ):
+        compress(path, target="recall@10=0.9", rerank=2, out=out, tell=tell, **FEW)
+    assert not out.exists()
+
+
 def test_the_record_is_plain(tmp_path: Path) -> None:
     found = compress(X, target="recall@10=0.9", out=tmp_path / "out", **FEW)
     record = json.loads((tmp_path / "out" / "compression.json").read_text())

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -112,7 +113,7 @@ def compress(
             says what could be, and nothing is written.
     """
     begun = time.perf_counter()
-    wanted = target if isinstance(target, Target) else Target.parse(target)
+    wanted = target if isinstance(target, Target) else Target.parse(str(target))
     options = Options(
         target=wanted,
         metric=Metric(metric),
@@ -124,7 +125,12 @@ def compress(
         seed=seed,
     )
     vectors = open_vectors(features, column=column)
+    stamps = _stamps(vectors)
     codecs = _check(vectors, options)
+    if queries is None and queries_column is not None:
+        raise InputError(
+            f"--queries-column {queries_column!r}: is of a file of --queries: name that too"
+        )
     if queries is not None and _same(features, column, queries, queries_column or column):
         raise InputError(
             f"queries {vectors.name}: are the vectors themselves, of which each is its own nearest "
@@ -174,7 +180,7 @@ def compress(
         provenance=provenance(),
         result=result,
     )
-    return _finished(found, test, out, begun)
+    return _finished(found, test, out, begun, lambda: _check_unchanged(vectors, stamps))
 
 
 def _check(vectors: Vectors, options: Options) -> list[Codec]:
@@ -188,6 +194,10 @@ def _check(vectors: Vectors, options: Options) -> list[Codec]:
         raise unknown("preference", options.prefer, PREFERENCES)
     if options.rerank < 1:
         raise InputError(f"rerank: {options.rerank}: give 1 (not) or more")
+    if options.rerank > 1 and k * options.rerank >= n:
+        raise InputError(
+            f"rerank: {options.rerank} times {k} are all of {n} vectors: give below {-(-n // k)}"
+        )
     if options.rerank > 1 and not vectors.direct:
         raise InputError(
             f"{vectors.name}: single rows of Parquet cannot be read fast enough to rerank by: "
@@ -320,9 +330,17 @@ def _result(vectors: Vectors, space: Space, built: Built, options: Options) -> C
 
 
 def _finished(
-    found: Compression, test: Queries, out: str | Path | None, begun: float
+    found: Compression,
+    test: Queries,
+    out: str | Path | None,
+    begun: float,
+    check: Callable[[], None],
 ) -> Compression:
-    """With recall and speed on the test half; written and read back where there is a folder."""
+    """With recall and speed on the test half; written and read back where there is a folder.
+
+    Raises:
+        InputError: of `check`, after the last look at the vectors and before anything is written.
+    """
     count = min(found.k + test.extra, found.features["n"])
     # of a query that finds itself, one more is asked for, and no more than one more put in order
     _, ids = found.result.search_among(test.raw, count, found.k * found.rerank + test.extra)
@@ -333,12 +351,41 @@ def _finished(
         after=dataclasses.replace(found.after, queries_per_second=speed),
         seconds=time.perf_counter() - begun,
     )
+    check()
     if out is None:
         return found
     record = found.to_dict()
     write_folder(Path(out), found.result, record)
     size = record["after"]["index_bytes"]
     return dataclasses.replace(found, after=dataclasses.replace(found.after, index_bytes=size))
+
+
+def _stamps(vectors: Vectors) -> list[tuple[Path, int, int]]:
+    """Size and time of change of the files; a look at files that are gone finds neither."""
+    return [
+        (path, found.st_size, found.st_mtime_ns) if (found := _stat(path)) else (path, -1, -1)
+        for path in vectors.paths
+    ]
+
+
+def _stat(path: Path) -> os.stat_result | None:
+    try:
+        return path.stat()
+    except OSError:
+        return None
+
+
+def _check_unchanged(vectors: Vectors, stamps: Sequence[tuple[Path, int, int]]) -> None:
+    """Refuse what may be half of one file and half of another.
+
+    Raises:
+        InputError: a file has another size or time of change than `stamps` say, or is gone.
+    """
+    for now, before in zip(_stamps(vectors), stamps, strict=True):
+        if now != before:
+            raise InputError(
+                f"{now[0]} changed while it was read: compress again; nothing is written"
+            )
 
 
 def _about(vectors: Vectors, column: str | None) -> dict[str, Any]:

@@ -126,6 +126,8 @@ def _open_path(path: Path, what: str, column: str | None) -> Vectors:
         return _open_folder(path, what, column)
     opener = _OPENERS.get(path.suffix.lower())
     if opener is None:
+        if not path.exists():
+            raise InputError(f"{what} {path}: no such file or folder")
         raise unknown("file type", path.suffix or path.name, _OPENERS)
     if not path.is_file():
         raise InputError(f"{what} {path}: no such file")
