@@ -122,9 +122,14 @@ def _spec(drawing: Mapping[str, Any], colours: Mapping[float, str]) -> Spec:
             "showlegend": len(lines) > 1,
             "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
             "xaxis": _axis(drawing["x"], [v for line in lines for v in line["x"]]),
-            "yaxis": _axis(drawing["y"], [v for line in lines for v in line["y"]]),
+            "yaxis": _axis(drawing["y"], [v for line in lines for v in _heights(line)]),
         },
     }
+
+
+def _heights(line: Mapping[str, Any]) -> list[float | None]:
+    """Values of a line and the ends of their bars."""
+    return [v for part in ("y", "low", "high") for v in line[part] or ()]
 
 
 def _axis(axis: Mapping[str, Any], values: Sequence[float | None]) -> Spec:

@@ -112,7 +112,12 @@ def _curves(
         bands.append(_band(points, colours[rho], scale, floor, rho))
         means.append(_line(points, colours[rho], order.index(rho), scale, rho, panel))
     time = panel.get("x", "epoch")
-    layout = _layout(time, panel, [p.mean * scale for points in lines.values() for p in points])
+    heights = (
+        [floor, _highest(lines)]
+        if panel["log"]
+        else [p.mean for points in lines.values() for p in points]
+    )
+    layout = _layout(time, panel, [scale * height for height in heights])
     if panel.get("log_x"):
         layout["xaxis"].update(log_ticks([p.x for points in lines.values() for p in points]))
     if panel["log"]:
@@ -202,7 +207,11 @@ def _final(panel: Record, points: Sequence[Point]) -> Spec:
     known = [point for point in points if point.interval is not None]
     if known:
         data.append(_means(panel, known, scale))
-    layout = _layout("ρ", panel, [scale * v for point in points for v in point.values])
+    ends = [p.interval for p in known if p.interval] if panel["log"] else []
+    heights = [v for p in points for v in p.values] + [
+        v for end in ends for v in (end.low, end.high)
+    ]
+    layout = _layout("ρ", panel, [scale * height for height in heights])
     layout["xaxis"].update(tickmode="array", tickvals=[p.x for p in points])
     layout["xaxis"]["ticktext"] = [f"{point.x:g}" for point in points]
     return {"data": data, "layout": layout}
@@ -245,12 +254,27 @@ def _means(panel: Record, points: Sequence[Point], scale: float) -> Spec:
 
 
 def log_ticks(values: Sequence[float]) -> Spec:
-    """A logarithmic axis: ticks at 1, 2 and 5 over few powers of ten, at some powers over many."""
+    """A logarithmic axis over `values`, to which the ends of bands and bars belong.
+
+    Ticks are evenly spaced numbers within a factor of 3, 1, 2 and 5 over few powers of ten, and some
+    powers over many.
+    """
     positive = [v for v in values if v > 0 and math.isfinite(v)]
-    decades = math.log10(max(positive) / min(positive)) if positive else 0.0
-    if decades <= 2.5:
-        return {"type": "log", "dtick": "D2", "tickformat": ".3~g"}
-    return {"type": "log", "dtick": max(1, round(decades / 6)), "exponentformat": "power"}
+    low, high = (min(positive), max(positive)) if positive else (1.0, 1.0)
+    decades = math.log10(high / low)
+    if decades > 2.5:
+        return {"type": "log", "dtick": max(1, round(decades / 6)), "exponentformat": "power"}
+    plain = low >= 1e-4 and high < 1e6
+    ticks = {"type": "log", "tickformat": ",.3~r" if plain else ".3~g"}
+    if low < high < 3 * low:
+        return {**ticks, "dtick": f"L{_step((high - low) / 4):g}"}
+    return {**ticks, "dtick": "D2"}
+
+
+def _step(width: float) -> float:
+    """The largest of 1, 2 and 5 times a power of ten that is no larger."""
+    power = 10.0 ** math.floor(math.log10(width))
+    return max(digit * power for digit in (1, 2, 5) if digit * power <= width * (1 + 1e-9))
 
 
 def _layout(x: str, panel: Record, values: Sequence[float]) -> Spec:
