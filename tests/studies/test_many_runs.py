@@ -140,6 +140,7 @@ def test_a_panel_of_medians_is_not_moved_by_one_wild_seed() -> None:
     assert log_ticks([1e-9, 1e9, 0.0, float("inf")])["dtick"] == 3
     # 1, 2 and 5 alone would leave an axis from 1.5 to 2.3 with one tick
     assert log_ticks([1.5, 2.3])["dtick"] == "L0.2"
+    assert log_ticks([1.07, 3.9])["dtick"] == "L0.5"
     assert log_ticks([7.0, 7.0, 7.0])["dtick"] == "D2"
     # 1000 is written 1,000 there, and not 1e+3
     assert log_ticks([300.0, 2000.0])["tickformat"] == ",.3~r"

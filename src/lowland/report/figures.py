@@ -256,8 +256,8 @@ def _means(panel: Record, points: Sequence[Point], scale: float) -> Spec:
 def log_ticks(values: Sequence[float]) -> Spec:
     """A logarithmic axis over `values`, to which the ends of bands and bars belong.
 
-    Ticks are evenly spaced numbers within a factor of 3, 1, 2 and 5 over few powers of ten, and some
-    powers over many.
+    Ticks are evenly spaced numbers within a factor of 5, 1, 2 and 5 over few powers of ten, and
+    some powers over many.
     """
     positive = [v for v in values if v > 0 and math.isfinite(v)]
     low, high = (min(positive), max(positive)) if positive else (1.0, 1.0)
@@ -266,7 +266,7 @@ def log_ticks(values: Sequence[float]) -> Spec:
         return {"type": "log", "dtick": max(1, round(decades / 6)), "exponentformat": "power"}
     plain = low >= 1e-4 and high < 1e6
     ticks = {"type": "log", "tickformat": ",.3~r" if plain else ".3~g"}
-    if low < high < 3 * low:
+    if low < high < 5 * low:
         return {**ticks, "dtick": f"L{_step((high - low) / 4):g}"}
     return {**ticks, "dtick": "D2"}
 
