@@ -95,6 +95,19 @@ def test_instruments_are_listed(words: list[str], capsys: pytest.CaptureFixture[
         assert f"{instrument.name} {instrument.words}" in printed
 
 
+def test_words_of_instruments_stand_below_each_other(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    assert main(["inspect", "list"]) == 0
+    starts = {
+        len(line) - len(line[max(map(len, INSTRUMENTS)) :].lstrip())
+        for line in capsys.readouterr().out.splitlines()
+        if line.strip()
+    }
+    assert len(starts) == 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -136,6 +136,20 @@ def test_constructors_that_fail(
     assert message in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"constructor": "made_networks:foreign", "model": "mlp"}, "leave one of the two out"),
+        ({"constructor": "made_networks:foreign", "width": 3}, "--width 3 is of --model"),
+    ],
+)
+def test_options_that_would_be_ignored(
+    options: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=message):
+        load_subject(str(saved(tmp_path, lambda w: w)), How(**options, **MEAN_STD))
+
+
 def test_a_constructor_in_the_working_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

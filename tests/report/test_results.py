@@ -42,6 +42,12 @@ def test_others_are_refused(content: str | bytes, message: str, tmp_path: Path) 
     assert str(path) in str(caught.value)
 
 
+def test_damaged_ones_say_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "results.json").write_text('{"format": "low')
+    with pytest.raises(InputError, match=r"not valid JSON .* remove it, and the study makes it"):
+        read_results(tmp_path)
+
+
 def test_missing_ones_say_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="run `lowland study` to its end"):
         read_results(tmp_path)

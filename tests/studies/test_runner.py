@@ -167,7 +167,7 @@ def test_other_folders_are_left_alone(tmp_path: Path, smoke: Path) -> None:
     with pytest.raises(InputError, match="Not a directory"):
         execute(tmp_path / "thesis.tex" / "inside")
     assert snapshot(tmp_path) == before
-    with pytest.raises(InputError, match="holds a study with size smoke, not default"):
+    with pytest.raises(InputError, match="holds a study of size smoke, not default"):
         execute(smoke, studies.Choice())
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "study.json").write_text("[]")
@@ -197,8 +197,9 @@ def test_a_folder_in_use_is_refused(copy: Path) -> None:
 def test_damaged_results_are_named_and_kept(copy: Path, content: str) -> None:
     (copy / "results.json").write_text(content)
     before = snapshot(copy)
-    with pytest.raises(InputError, match=r"results\.json"):
+    with pytest.raises(InputError, match=r"results\.json") as caught:
         execute(copy)
+    assert "\n" not in str(caught.value)
     assert snapshot(copy) == before
 
 

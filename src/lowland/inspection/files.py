@@ -52,6 +52,14 @@ def open_weights(name: str, path: Path, how: How) -> Subject:
 
 
 def _network(weights: Mapping[str, Tensor], path: Path, how: How) -> tuple[nn.Module, Any]:
+    if how.constructor is not None and how.model is not None:
+        raise InputError(
+            f"--constructor {how.constructor} and --model {how.model}: leave one of the two out"
+        )
+    if how.constructor is not None and how.width is not None:
+        raise InputError(
+            f"--width {how.width} is of --model: give it to the constructor by --argument KEY=VALUE"
+        )
     if how.constructor is not None:
         facts = {"constructor": how.constructor, "arguments": {**how.arguments}}
         return construct(how.constructor, how.arguments), facts

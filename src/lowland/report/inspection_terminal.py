@@ -41,9 +41,13 @@ def show(record: Record, console: Console, *, page: Path | None = None) -> None:
 
 def show_instruments(rows: Sequence[tuple[str, str, str, str]], console: Console) -> None:
     """Print instruments: name, what it measures, what it looks at, source."""
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, show_header=False)
+    table.add_column(no_wrap=True, style="bold")
+    table.add_column()
     for name, text, looks_at, source in rows:
         beside = ", ".join(part for part in (looks_at, source) if part)
-        console.print(Text(name, style="bold") + Text(f"  {text}") + Text(f"  {beside}", "dim"))
+        table.add_row(Text(name), Text(text) + Text(f"  {beside}", "dim"))
+    console.print(table)
 
 
 def _alone(record: Record, width: int) -> list[Table]:

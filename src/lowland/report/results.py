@@ -22,13 +22,20 @@ def read_results(folder: Path) -> dict[str, Any]:
         InputError: the folder or the file is missing, damaged, foreign or of another version.
     """
     if not folder.is_dir():
-        raise InputError(f"{folder} is not a folder: give the folder of a study")
+        raise InputError(
+            f"{folder} is not a folder: give that of a study, an inspection or a compression"
+        )
     path = folder / RESULTS
     if not path.exists():
         raise InputError(
             f"{folder} has no {RESULTS}: run `lowland study` to its end with --out {folder}"
         )
-    results = read_json(path, "results")
+    try:
+        results = read_json(path, "results")
+    except InputError as error:
+        raise InputError(
+            f"{error}; remove it, and the study makes it again from its runs, which are kept"
+        ) from None
     if not isinstance(results, dict) or results.get("format") != FORMAT:
         raise InputError(f"{path} is not a result of `lowland study`; nothing was changed")
     if results.get("version") != VERSION:

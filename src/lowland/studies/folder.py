@@ -55,10 +55,8 @@ def _refuse_foreign(out: Path, purpose: Mapping[str, str]) -> None:
         ]:
             name = different[0]
             held, asked = (facts.get(name, "no") for facts in (found, purpose))
-            raise InputError(
-                f"{out} holds a study with {name} {held}, not {asked}: "
-                "choose another folder with --out"
-            )
+            what = f"the study {held}" if name == "study" else f"a study of {name} {held}"
+            raise InputError(f"{out} holds {what}, not {asked}: choose another folder with --out")
         return
     if out.is_dir() and (strange := [path.name for path in out.iterdir() if path.name != ".lock"]):
         raise InputError(
