@@ -33,7 +33,7 @@ def spec(heat: HeatMap) -> dict[str, Any]:
 def test_cells_hold_their_numbers_and_zero_is_in_the_middle() -> None:
     (trace,) = spec(GAINS)["data"]
     assert trace["z"] == [[1, -4, None], [0, 2, 3]]
-    assert trace["text"] == [["1", "-4", ""], ["0", "2", "3"]]
+    assert trace["text"] == [["1", "−4", ""], ["0", "2", "3"]]
     assert (trace["zmin"], trace["zmax"]) == (-4, 4)
     assert trace["colorscale"][1] == [0.5, "#ffffff"]
 
@@ -55,3 +55,11 @@ def test_words_along_the_axes_are_not_read_as_numbers() -> None:
 def test_a_map_without_any_difference_has_colours_all_the_same(value: float | None) -> None:
     (trace,) = spec(dataclasses.replace(GAINS, values=[[value] * 3] * 2))["data"]
     assert math.isclose(trace["zmax"], 1.0)
+
+
+def test_upright_titles_are_no_longer_than_the_figure_is_high() -> None:
+    long = "validation error of SGD minus SAM, points"
+    made = spec(dataclasses.replace(GAINS, row_title=long, value_title=long))
+    broken = "validation error of SGD minus<br>SAM, points"
+    assert made["layout"]["yaxis"]["title"]["text"] == broken
+    assert made["data"][0]["colorbar"]["title"]["text"] == broken

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,6 +23,8 @@ from lowland.report.series import rhos
 from lowland.report.tables import Rows
 
 HEIGHT = 320
+UPRIGHT = 32
+"""Letters of a title that stands upright beside a figure of that height."""
 DIVERGING = ((0.0, "#d65454"), (0.5, "#ffffff"), (1.0, "#3b4cc0"))
 RISING = ((0.0, "#ffffff"), (1.0, "#008a94"))
 
@@ -75,23 +78,34 @@ def _heat(drawing: Mapping[str, Any]) -> Spec:
         "xgap": 1,
         "ygap": 1,
         "colorscale": [list(stop) for stop in (DIVERGING if drawing["signed"] else RISING)],
-        "colorbar": {"title": {"text": drawing["value_title"], "side": "right"}, "thickness": 12},
+        "colorbar": {
+            "title": {"text": _upright(drawing["value_title"]), "side": "right"},
+            "thickness": 12,
+        },
         **ends,
     }
     axes = {
         f"{letter}axis": {
             **AXIS,
             "showgrid": False,
-            "title": {"text": drawing[f"{name}_title"], "standoff": 6},
+            "title": {"text": title, "standoff": 6},
             "type": "category",  # or plotly would read numbers out of the words
         }
-        for letter, name in (("x", "column"), ("y", "row"))
+        for letter, title in (
+            ("x", drawing["column_title"]),
+            ("y", _upright(drawing["row_title"])),
+        )
     }
     return {"data": [trace], "layout": {**_layout(), "showlegend": False, **axes}}
 
 
 def _cell_text(value: float | None) -> str:
-    return "" if value is None else f"{value:.2g}"
+    return "" if value is None else f"{value:.2g}".replace("-", "−")
+
+
+def _upright(title: str) -> str:
+    """In lines that fit beside the figure: what is longer than it is high would be cut."""
+    return "<br>".join(textwrap.wrap(title, UPRIGHT))
 
 
 def _layout() -> Spec:
@@ -122,7 +136,10 @@ def _spec(drawing: Mapping[str, Any], colours: Mapping[float, str]) -> Spec:
             "showlegend": len(lines) > 1,
             "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
             "xaxis": _axis(drawing["x"], [v for line in lines for v in line["x"]]),
-            "yaxis": _axis(drawing["y"], [v for line in lines for v in _heights(line)]),
+            "yaxis": _axis(
+                {**drawing["y"], "title": _upright(drawing["y"]["title"])},
+                [v for line in lines for v in _heights(line)],
+            ),
         },
     }
 

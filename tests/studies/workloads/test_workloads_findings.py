@@ -50,7 +50,7 @@ def test_the_slope_of_known_gaps() -> None:
     assert found.beside["widest minus narrowest"][1] == pytest.approx(0.03)
     assert found.beside["at matched train loss"] == pytest.approx(found.effects)
     assert found.resolution == pytest.approx(0.001 / math.sqrt(2))
-    assert "+4.00 points at 10000 parameters" in found.detail
+    assert "+4.00 points at 10,000 parameters" in found.detail
     assert "mostly 0.01, 0.1, 0.1" in found.detail
 
 

@@ -160,6 +160,9 @@ def test_the_published_networks_are_recipes() -> None:
     own = STUDY.plan(STUDY.choose(size="paper", overrides=(*small, "lr=0.3", "workloads=vit")))
     assert (own.runs[1].recipe.model, own.runs[1].recipe.lr) == ("vit", 0.3)
     assert own.runs[1].recipe.base == "adamw"
+    assert "vit, adamw, learning rate 0.3 (cosine), weight decay 0.05" in own.notes[0]
+    assert "momentum 0.9, learning rate 0.1 (halves)" in plan.notes[0]
+    assert "batches of 128, 2 epochs" in plan.notes[0]
 
 
 @pytest.mark.parametrize(

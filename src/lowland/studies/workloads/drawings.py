@@ -114,7 +114,7 @@ def _map(runs: Runs, sweep: Sweep) -> HeatMap:
         values.append(row)
     return HeatMap(
         title=f"Gain of SAM over width and ρ: {sweep.workload.title}",
-        columns=[f"{width} ({count})" for width, count in sweep.parameters.items()],
+        columns=[f"{width} ({count:,})" for width, count in sweep.parameters.items()],
         rows=[f"{rho:g}" for rho in rhos],
         column_title=f"{sweep.workload.width} (parameters)",
         row_title="ρ",

@@ -40,7 +40,7 @@ def gain_grows(runs: Runs, sweep: Sweep) -> Finding:
     if (matched := at_matched_loss(runs, sweep, tuned)) is not None:
         beside["at matched train loss"] = matched
     words = ", ".join(
-        f"{mean(list(of_width.values())) * 100:+.2f} points at {count} parameters"
+        f"{mean(list(of_width.values())) * 100:+.2f} points at {count:,} parameters"
         for of_width, count in zip(gaps, sweep.parameters.values(), strict=True)
     )
     chosen = ", ".join(f"{_usual(one.chosen):g}" for one in tuned)

@@ -11,6 +11,7 @@ from lowland.studies.workloads.kinds import Sweep
 
 if TYPE_CHECKING:
     from lowland.data import ImageData
+    from lowland.train import Recipe
 
 _COMMON = (
     "ρ is never chosen on test data. For the gap it is chosen for each width on the validation "
@@ -45,14 +46,30 @@ def notes(choice: Choice, sweeps: Sequence[Sweep]) -> tuple[str, ...]:
     )
 
 
-def published_notes(data: ImageData, sweeps: Sequence[Sweep]) -> tuple[str, ...]:
-    """Of the paper size."""
-    sizes = f"{len(data.train)} train, {len(data.validation)} validation, {len(data.test)} test"
-    names = " and ".join(sweep.workload.title for sweep in sweeps)
+def published_notes(
+    data: ImageData, sweeps: Sequence[Sweep], recipes: Sequence[Recipe]
+) -> tuple[str, ...]:
+    """Of the paper size; one recipe for each sweep."""
+    sizes = (
+        f"{len(data.train):,} train, {len(data.validation):,} validation, {len(data.test):,} test"
+    )
+    told = "; ".join(
+        f"{sweep.workload.title}: {_told(recipe)}"
+        for sweep, recipe in zip(sweeps, recipes, strict=True)
+    )
     return (
-        f"Data: {data.name}, {sizes} images. {names}, as recipes.",
-        "ResNet-18: learning rate 0.1, a tenth from 50% and a hundredth from 75% on, weight decay "
-        "5e-4, momentum 0.9, 200 epochs. Momentum, batch size 128 and the setting of the ViT "
-        "(AdamW, learning rate 1e-3, weight decay 0.05, cosine) were chosen here.",
+        f"Data: {data.name}, {sizes} images. {told}.",
+        "Published for the ResNet: learning rate 0.1, a tenth from 50% and a hundredth from 75% on "
+        "(halves), weight decay 5e-4, 200 epochs. Momentum, batch size and the setting of the ViT "
+        "were chosen here.",
         *_COMMON,
+    )
+
+
+def _told(recipe: Recipe) -> str:
+    momentum = f", momentum {recipe.momentum:g}" if recipe.base == "sgd" else ""
+    return (
+        f"{recipe.model}, {recipe.base}{momentum}, learning rate {recipe.lr:g} "
+        f"({recipe.schedule}), weight decay {recipe.weight_decay:g}, batches of "
+        f"{recipe.batch_size}, {recipe.epochs} epochs"
     )

@@ -78,12 +78,13 @@ def plan(choice: Choice) -> Plan:
     given = {change.partition("=")[0].strip() for change in changes}
     data = load(base.data, labels=base.labels, limit=base.limit, held_out=base.held_out)
     rhos, seeds = all_rhos(choice, RHOS), choice.seed_range(SEEDS)
-    sweeps, runs = [], []
+    sweeps, recipes, runs = [], [], []
     for workload in workloads:
         of_network = {k: v for k, v in NETWORKS[workload.name].items() if k not in given}
         recipe = dataclasses.replace(base, **of_network, rank_examples=_examples(data))
         widths = asked or WIDTHS[workload.name]
         sweeps.append(_sweep(workload, recipe, widths, data))
+        recipes.append(recipe)
         runs += [
             Planned(
                 group=group(workload, width),
@@ -98,7 +99,7 @@ def plan(choice: Choice) -> Plan:
         claims=claims(sweeps),
         panels=panels(sweeps),
         fingerprint=data.fingerprint,
-        notes=published_notes(data, sweeps),
+        notes=published_notes(data, sweeps, recipes),
         figures=partial(figures, sweeps=sweeps),
         tables=partial(tables, sweeps=sweeps),
     )
