@@ -235,8 +235,10 @@ def test_unknown_studies_are_named() -> None:
 def test_radii_from_text() -> None:
     assert studies.radii("0.05, 0.1") == (0.05, 0.1)
     assert studies.radii("") is None
-    with pytest.raises(InputError, match="rho must be numbers"):
-        studies.radii("0.1,x")
+    assert studies.radii("0.05, 0.1,") == (0.05, 0.1)
+    for text in ("0.1,x", ",", "0.1,,0.2"):
+        with pytest.raises(InputError, match="rho must be numbers"):
+            studies.radii(text)
 
 
 def test_default_folders_tell_studies_apart() -> None:

@@ -109,7 +109,9 @@ def read_npz(path: Path) -> tuple[dict[str, Any], str]:
             return {name: file[name] for name in file.files}, digest
     except InputError:
         raise
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}") from None
+    except (ValueError, EOFError, zipfile.BadZipFile) as error:
         reason = str(error).partition("\n")[0]
         raise InputError(f"{path} cannot be read as an .npz file: {reason}") from None
 

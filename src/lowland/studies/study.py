@@ -305,9 +305,11 @@ def radii(text: str) -> tuple[float, ...] | None:
     Raises:
         InputError: something in it is not a number.
     """
-    parts = [part.strip() for part in text.split(",") if part.strip()]
+    if not text.strip():
+        return None
     try:
-        return tuple(float(part) for part in parts) or None
+        # a comma after the last number is no number that is missing
+        return tuple(float(part) for part in text.strip().removesuffix(",").split(","))
     except ValueError:
         raise InputError(f"rho must be numbers such as 0.05,0.1, not {text!r}") from None
 
