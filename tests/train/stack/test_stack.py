@@ -112,6 +112,32 @@ def test_all_networks_perturbed_and_none() -> None:
             torch.testing.assert_close(stack.member(k)(x), module(x), rtol=1e-9, atol=1e-12)
 
 
+class Scaled(nn.Module):
+    """With a parameter that is one number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.line, self.scale = nn.Linear(16, 3), nn.Parameter(torch.ones(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.scale * self.line(x.flatten(1))
+        return logits
+
+
+def test_single_numbers_are_parameters_too() -> None:
+    x, y = examples()
+    modules: list[nn.Module] = []
+    for seed in PLAN.seeds:
+        torch.manual_seed(seed)
+        modules.append(Scaled().double())
+    stack = Stack(modules)
+    train(stack, x, y, PLAN)
+    for k, module in enumerate(modules):
+        alone(module, x, y, PLAN, k)
+        for name, p in module.named_parameters():
+            torch.testing.assert_close(stack.parameters[name][k], p.detach(), rtol=1e-9, atol=1e-12)
+
+
 def test_perturbing_the_head_alone() -> None:
     x, y = examples()
     plan = StackPlan(**{**vars(PLAN), "perturbed": "head.*"})

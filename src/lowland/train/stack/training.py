@@ -209,7 +209,11 @@ def _wide(values: Tensor, like: Tensor) -> Tensor:
 
 def _norm(tensors: list[Tensor]) -> Tensor:
     """(K,) norm over all tensors of each network together."""
-    parts = [torch.linalg.vector_norm(t.flatten(1), dim=1) for t in tensors]
+    # gradients of kernels come transposed: flattened they would be copied
+    parts = [
+        torch.linalg.vector_norm(t, dim=tuple(range(1, t.ndim))) if t.ndim > 1 else t.abs()
+        for t in tensors
+    ]
     norm: Tensor = torch.linalg.vector_norm(torch.stack(parts), dim=0)
     return norm
 
