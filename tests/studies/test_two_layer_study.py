@@ -152,6 +152,11 @@ def test_components_norms_and_first_order_of_known_runs():
     runs = Runs([*made(constant), *made(gentle, group="relu/gradient-norm")])
     assert pruning.fewer_components(runs).effects == dict.fromkeys(range(3), 1 - 5 / 12)
     assert pruning.not_shrunk(runs).effects == dict.fromkeys(range(3), 0.75)
+
+    def grown(rho, seed, step):
+        return {**constant(rho, seed, step), "inactive_norm": 1e6}
+
+    assert pruning.not_shrunk(Runs(made(grown))).effects == dict.fromkeys(range(3), 1.0)
     assert pruning.first_order(runs).effects[0] == pytest.approx(0.5 / 0.75)
     assert pruning.first_order(runs).beside["of active units"][0] == pytest.approx(1)
 

@@ -78,7 +78,8 @@ def fewer_components(runs: Runs) -> Finding:
 def not_shrunk(runs: Runs) -> Finding:
     """Mean ‖w_j‖ of the units that are inactive in the end at ρmax, over that of all at the start.
 
-    0 where no unit is inactive or a run diverged.
+    At most 1: weights that have grown are no more evidence than weights that are left. 0 where no
+    unit is inactive or a run diverged.
     """
     group = SAM["relu"]
     rhos = runs.rhos(group)
@@ -88,7 +89,7 @@ def not_shrunk(runs: Runs) -> Finding:
         for seed in runs.seeds(group):
             run = runs.run(group, rho, seed)
             share = run.final(INACTIVE_NORM) / run.start(UNIT_NORM)
-            found[seed] = share if math.isfinite(share) else 0.0
+            found[seed] = min(1.0, share) if math.isfinite(share) else 0.0
         return found
 
     return Finding(

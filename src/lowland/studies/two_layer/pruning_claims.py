@@ -55,7 +55,7 @@ def of_pruned_units() -> tuple[Claim, ...]:
             source="§4.1",
             published="none: stated",
             effect="mean norm of the inner weights of units that are inactive in the end at the "
-            "largest ρ, over that of all units at initialisation",
+            "largest ρ, over that of all units at initialisation, at most 1",
             unit="percent",
             rule=AtLeast(HALF),
             reason="Half of the norm is far from zero.",
