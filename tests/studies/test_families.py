@@ -86,6 +86,17 @@ def test_of_two_records_of_the_same_the_later_counts(place: Path, tmp_path: Path
     assert [row["verdict"] for row in rows] == ["cannot tell"]
 
 
+def test_other_seeds_are_another_record(place: Path, tmp_path: Path) -> None:
+    studies.execute(STUDY, STUDY.choose(seed=7, seeds=3), tmp_path / "two", launcher=InProcess())
+    studies.execute(STUDY, STUDY.choose(seed=9, seeds=1), tmp_path / "three", launcher=InProcess())
+    table = studies.claims_table("made/up", MADE, [place, tmp_path])
+    assert [row["setting"] for row in table["rows"] if row["study"] == "made/up"] == [
+        "numbers, default, only",
+        "numbers, default, only, seed 9",
+        "numbers, default, only, seeds from 7 on",
+    ]
+
+
 def test_the_table_is_printed_and_written(place: Path, tmp_path: Path) -> None:
     table = studies.claims_table("made/up", MADE, [place])
     for width in (60, 140):

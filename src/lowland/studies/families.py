@@ -18,6 +18,9 @@ NOT_RUN = "not run"
 PLACES = (Path("runs"), Path("results"))
 """Where results are looked for: what was run here, and what comes with the project."""
 
+_APART = ("data", "size", "setting", "exact", "overrides", "seed")
+"""What tells records of a study apart, of what was asked."""
+
 _SHOWN = ("name", "sentence", "source", "published", "effect", "unit", "kind", "threshold")
 
 
@@ -36,7 +39,7 @@ def claims_table(
         studies: all there are.
         places: folders of studies, or folders with such folders in them; what is not there is
             passed over. Of two records of the same study on the same data, in the same size and
-            setting, the later one counts.
+            setting and from the same first seed on, the later one counts.
 
     Returns:
         A record of plain values: title, source, the records that were found, and the rows.
@@ -77,7 +80,7 @@ def _latest(records: Iterable[dict[str, Any]], names: set[str]) -> list[dict[str
             str(value)
             for value in (
                 record["study"]["name"],
-                *(asked.get(part) for part in ("data", "size", "setting", "exact", "overrides")),
+                *(asked.get(part) for part in _APART),
             )
         )
         # a smoke size shows that everything works, nothing else
@@ -128,6 +131,8 @@ def _setting(record: Mapping[str, Any]) -> str:
     parts = [f"{kind}:{Path(place).name}" if place else kind, asked["size"], asked["setting"]]
     if asked.get("exact"):
         parts.append("exact")
+    if first := asked.get("seed"):
+        parts.append(f"seed {first}" if len(asked["seeds"]) == 1 else f"seeds from {first} on")
     return ", ".join([*parts, *asked["overrides"]])
 
 
