@@ -13,7 +13,7 @@ import pytest
 from lowland.__main__ import main
 from lowland.core.errors import InputError
 from lowland.studies import STUDIES
-from lowland.studies.again import judge_again
+from lowland.studies.again import _agree, judge_again
 
 RESULTS = Path(__file__).parents[2] / "results"
 HERE = ("digits", "generated", "digits-captions", "none")
@@ -114,6 +114,22 @@ def test_other_runs_are_refused(bottleneck: Path, change: Any) -> None:
     with pytest.raises(InputError, match="plans other runs than these: run the study again"):
         judge_again(bottleneck, STUDIES)
     assert (bottleneck / "results.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("recorded", "planned", "same"),
+    [
+        ({"lr": 0.1, "gone": 1}, {"lr": 0.1, "newer": 2}, True),
+        ({"settings": {"a": [1, 2]}}, {"settings": {"a": (1, 2), "b": 3}}, True),
+        ({"settings": {"a": [1, 2]}}, {"settings": {"a": [1, 2, 3]}}, False),
+        ({"recipe": '{"lr": 0.1}'}, {"recipe": '{"fused": false, "lr": 0.1}'}, True),
+        ({"recipe": '{"lr": 0.1}'}, {"recipe": '{"fused": false, "lr": 0.2}'}, False),
+        ({"name": "{a"}, {"name": "{b"}, False),
+        ({"limit": None}, {"limit": 5}, False),
+    ],
+)
+def test_newer_settings_do_not_tell_runs_apart(recorded: Any, planned: Any, same: bool) -> None:
+    assert _agree(recorded, planned) is same
 
 
 def test_a_study_that_there_is_no_more(bottleneck: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -106,4 +107,17 @@ def _agree(recorded: Any, planned: Any) -> bool:
         return all(_agree(recorded[name], planned[name]) for name in recorded if name in planned)
     if isinstance(recorded, list | tuple) and isinstance(planned, list | tuple):
         return len(recorded) == len(planned) and all(map(_agree, recorded, planned))
-    return bool(recorded == planned)
+    if recorded == planned:
+        return True
+    # the recipe that an experiment is about is one of its settings, written as JSON
+    texts = _written(recorded), _written(planned)
+    return None not in texts and _agree(*texts)
+
+
+def _written(value: Any) -> dict[str, Any] | None:
+    """The record that a text is; None if it is none."""
+    try:
+        found = json.loads(value) if isinstance(value, str) else None
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None
