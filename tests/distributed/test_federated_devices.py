@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import torch
 from federated_cases import KINDS, rounds, small
 from problems import equal, weights
 from ranks import run
 
 
+@pytest.mark.slow
 def test_clients_spread_over_devices_and_sharded_networks(tmp_path: Path) -> None:
     results = run("federated_cases", "everywhere", 2, tmp_path)
     for name in KINDS:

@@ -62,6 +62,7 @@ def test_one_rank_overflows_in_two_step_form(world: int, tmp_path: Path) -> None
     all_skipped_the_second(results)
 
 
+@pytest.mark.slow
 def test_a_failing_rank_that_stays_alive_costs_the_others_the_timeout(tmp_path: Path) -> None:
     """They end with the error of the process group, at w."""
     there, failed = run("practice_cases", "stays_away", 2, tmp_path)

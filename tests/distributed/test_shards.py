@@ -77,6 +77,7 @@ OWN_EXAMPLES = ("m-sam", "esam")
 """Every device divides its own share of the batch, or chooses from it."""
 
 
+@pytest.mark.slow
 def test_every_method_on_shards_is_one_process_or_refuses(tmp_path: Path) -> None:
     results = run("family_cases", "family", 2, tmp_path)
     for name in METHODS:

@@ -201,6 +201,7 @@ def test_what_cannot_be_used_is_said(tmp_path: Path) -> None:
     words = lists(tmp_path / "w.parquet", text=["a"])
     np.save(npy, X)
     save_file({"v": X}, tensors)
+    np.savez(tmp_path / "a.npz", a=X)
     np.savez(tmp_path / "several.npz", a=X, b=X)
     (tmp_path / "several.npz").rename(tmp_path / "several.npy")
     np.save(tmp_path / "brain.npy", X.astype(np.float16).view("V2"))
@@ -212,6 +213,7 @@ def test_what_cannot_be_used_is_said(tmp_path: Path) -> None:
     cases: list[tuple[Any, str | None, str]] = [
         (tmp_path / "a.npz", None, r"unknown file type '.npz'.*\.npy"),
         (tmp_path / "absent.npy", None, "features .*absent.npy: no such file"),
+        (tmp_path / "absent", None, "features .*absent: no such file or folder"),
         (tmp_path / "none.npy", None, r"empty, shape \(0, 6\): give vectors"),
         (tmp_path / "several.npy", None, "an archive of arrays .*: save one of them as .npy"),
         (tmp_path / "brain.npy", None, r"holds void16, .*\(bfloat16 is saved so\): save float16"),

@@ -115,10 +115,9 @@ def test_inductor(form: str) -> None:
 
 # torch's compiler looks at .grad of the loss that a closure returns, and warns of that itself
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
-@pytest.mark.parametrize("backend", ["eager", pytest.param("aot_eager", marks=pytest.mark.slow)])
-@pytest.mark.parametrize(
-    "form", [THREE[0], *(pytest.param(form, marks=pytest.mark.slow) for form in THREE[1:])]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+@pytest.mark.parametrize("form", THREE)
 def test_the_step_itself_inside_a_compiled_function(form: str, backend: str) -> None:
     """A user's compiled train step breaks its graph at the optimizer and gives the same weights."""
     torch._dynamo.reset()
