@@ -25,9 +25,14 @@ Make = Callable[..., Recipe]
 
 
 def alive(pid: int) -> bool:
-    """Whether the process still runs (a zombie does not)."""
-    with contextlib.suppress(OSError):
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    """Whether a thread of the process still runs (a zombie does not).
+
+    Its first thread may be a zombie while others, which hold its files and locks, are still ending.
+    """
+    for stat in Path(f"/proc/{pid}/task").glob("*/stat"):
+        with contextlib.suppress(OSError):
+            if stat.read_text().rpartition(")")[2].split()[0] not in "ZX":
+                return True
     return False
 
 
