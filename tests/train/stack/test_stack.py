@@ -138,6 +138,38 @@ def test_single_numbers_are_parameters_too() -> None:
             torch.testing.assert_close(stack.parameters[name][k], p.detach(), rtol=1e-9, atol=1e-12)
 
 
+class Added(nn.Module):
+    """With two parameters whose gradients are one tensor, as the biases of an LSTM have."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.line = nn.Linear(16, 3, bias=False)
+        self.one, self.other = nn.Parameter(torch.ones(3)), nn.Parameter(2 * torch.ones(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.line(x.flatten(1)) + (self.one + self.other)
+        return logits
+
+
+def test_parameters_with_one_gradient_decay_each_by_itself() -> None:
+    x, y = examples()
+    modules: list[nn.Module] = []
+    for seed in PLAN.seeds:
+        torch.manual_seed(seed)
+        modules.append(Added().double())
+    stack = Stack(modules)
+    masks = {"other": torch.tensor([[1.0, 0.0, 1.0]] * len(modules))}
+    train(stack, x, y, PLAN)
+    for k, module in enumerate(modules):
+        alone(module, x, y, PLAN, k)
+        for name, p in module.named_parameters():
+            torch.testing.assert_close(stack.parameters[name][k], p.detach(), rtol=1e-9, atol=1e-12)
+    before = stack.parameters["one"].clone()
+    train(stack, x, y, PLAN, masks=masks)
+    assert (stack.parameters["other"][:, 1] == 0).all()
+    assert (stack.parameters["one"][:, 1] != before[:, 1]).all()
+
+
 def test_perturbing_the_head_alone() -> None:
     x, y = examples()
     plan = StackPlan(**{**vars(PLAN), "perturbed": "head.*"})

@@ -181,9 +181,10 @@ class _Update:
         for name, p in self._stack.parameters.items():
             g = gradients[name]
             if self._decays:
-                g.addcmul_(p, _wide(self._decay, p))
+                # not in place: parameters that are added have one tensor for both gradients
+                g = torch.addcmul(g, p, _wide(self._decay, p))
             if name in self._masks:
-                g.mul_(self._masks[name])
+                g = g * self._masks[name]
             if not whole:
                 g = torch.where(_wide(going, g), g, 0.0)
             buffer = self._buffers.get(name)
